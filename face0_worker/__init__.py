@@ -1,0 +1,1 @@
+"""The face0 render service. Importing the package imports nothing else."""

@@ -1,0 +1,84 @@
+"""What is said about a finished picture: the verdict on it, its origin, its receipt and the job's manifest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PREDICATE_TYPE = "https://face0.dev/receipt/v1"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the quality gate measured on one picture.
+
+    `identity` is the cosine between the mean-removed embeddings of photo and picture, None when no face was
+    found; `brightness` and `contrast` are mean and standard deviation of the pixels in [0, 1].
+    """
+
+    accepted: bool
+    reason: str
+    faces: int
+    identity: float | None
+    brightness: float
+    contrast: float
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The claim that is signed for one picture. It holds no personal data: the consent is an opaque id.
+
+    `picture_sha256` is over the stored bytes; `committed_under_epoch` is the consent's epoch at commit.
+    """
+
+    item_key: str
+    picture_key: str
+    picture_sha256: str
+    consent_id: str
+    committed_under_epoch: int
+    purpose: str
+    job_id: str
+    model_digest: str
+    embedder_digest: str
+    seed: int
+    width: int
+    height: int
+    verdict: Verdict
+    renderer_version: str
+
+    def statement(self) -> dict[str, Any]:
+        """Return the in-toto Statement v1 whose subject is the picture's digest."""
+        predicate = asdict(self)
+        digest = predicate.pop("picture_sha256")
+        return {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": self.picture_key, "digest": {"sha256": digest}}],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": predicate,
+        }
+
+    @classmethod
+    def from_statement(cls, statement: dict[str, Any]) -> Receipt:
+        """Read a receipt back from its statement. Raises: KeyError, TypeError: another form."""
+        predicate = dict(statement["predicate"])
+        predicate["verdict"] = Verdict(**predicate["verdict"])
+        return cls(picture_sha256=statement["subject"][0]["digest"]["sha256"], **predicate)
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """One line of a job's manifest: the list's name for an item, where it ended and which picture it is."""
+
+    sku: str
+    variant: str
+    item_key: str
+    state: str
+    kept: bool
+    picture_key: str | None
+    picture_sha256: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as plain JSON values."""
+        return asdict(self)

@@ -1,0 +1,128 @@
+"""Find the face in a photo, and turn it into the embedding that conditions the pictures."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from face0_worker.contract.errors import FaceRefused, ModelMissing
+from face0_worker.faces.packs import FacePack
+
+MIN_FACE_PX = 32
+MAX_PIXELS = 100_000_000
+_SIZES = (640, 256)  # a tight crop is often missed at 640 and found at 256
+_PAD = 0.125  # a border helps where the face fills the picture
+
+
+@dataclass(frozen=True)
+class FoundFace:
+    """One face: `box` (left, top, right, bottom) in pixels, `landmarks` (5, 2), `embedding` float32 (d,), raw."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    landmarks: np.ndarray
+    embedding: np.ndarray
+
+    @property
+    def width(self) -> float:
+        """Width of the box in pixels."""
+        return self.box[2] - self.box[0]
+
+
+class Embedder:
+    """A loaded face pack. One instance may be used by one thread at a time."""
+
+    def __init__(self, pack: FacePack, analysis: Any) -> None:
+        self.pack = pack
+        self._detector = analysis.models["detection"]
+        self._recogniser = analysis.models["recognition"]
+
+    @classmethod
+    def open(cls, pack: FacePack) -> Embedder:
+        """Load the pack's detector and recogniser on the CPU, by absolute folder: nothing is downloaded.
+
+        Raises: ModelMissing: the folder is not a whole insightface pack.
+        """
+        from insightface.app import FaceAnalysis
+
+        try:
+            analysis = FaceAnalysis(
+                str(pack.folder), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
+            )
+            analysis.prepare(ctx_id=-1, det_size=(640, 640))
+        except Exception as error:
+            raise ModelMissing(f"face pack {pack.name} at {pack.folder} can't be loaded: {type(error).__name__}") from error
+        if "recognition" not in analysis.models:
+            raise ModelMissing(f"face pack {pack.name} at {pack.folder} has no recognition model")
+        return cls(pack, analysis)
+
+    def find(self, image: Image.Image) -> list[FoundFace]:
+        """Return every face, largest first; an empty list when none is found."""
+        pixels = np.asarray(image.convert("RGB"))[:, :, ::-1]
+        border = max(8, round(_PAD * min(pixels.shape[:2])))
+        padded = np.pad(pixels, ((border, border), (border, border), (0, 0)), mode="edge")
+        own = min(640, 32 * -(-max(padded.shape[:2]) // 32))
+        for size in dict.fromkeys((own, *_SIZES)):
+            boxes, points = self._detector.detect(padded, input_size=(size, size))
+            if len(boxes):
+                break
+        faces = [self._face(padded, box, point, border) for box, point in zip(boxes, points, strict=True)]
+        return sorted(faces, key=lambda face: -face.width)
+
+    def _face(self, padded: np.ndarray, box: np.ndarray, points: np.ndarray, border: int) -> FoundFace:
+        from insightface.app.common import Face
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # insightface calls a deprecated scikit-image function
+            raw = self._recogniser.get(padded, Face(kps=points))
+        left, top, right, bottom = (float(value) - border for value in box[:4])
+        return FoundFace(
+            (left, top, right, bottom), float(box[4]), points - border, np.asarray(raw, np.float32).reshape(-1)
+        )
+
+    def embed_photo(self, data: bytes) -> FoundFace:
+        """Return the one face of a photo (the bytes of a JPEG, PNG or other picture file).
+
+        Raises: FaceRefused: not a picture, no face, several faces, or a face under 32 px; the message says which.
+        """
+        faces = self.find(read_photo(data))
+        if not faces:
+            raise FaceRefused("no face was found in the photo; use a well-lit photo that shows the whole head")
+        if len(faces) > 1:
+            raise FaceRefused(f"{len(faces)} faces were found in the photo; use a photo of one person only")
+        if faces[0].width < MIN_FACE_PX:
+            raise FaceRefused(f"face is {faces[0].width:.0f} px wide, {MIN_FACE_PX} needed; use a larger photo")
+        return faces[0]
+
+    def normalise(self, embedding: np.ndarray) -> np.ndarray:
+        """Return what FaceMapper takes: the mean removed, scaled to norm sqrt(d). float32 (d,) -> (d,)."""
+        centred = embedding.astype(np.float32) - self.pack.mean
+        norm = float(np.linalg.norm(centred))
+        return np.asarray(centred * (np.sqrt(len(centred)) / max(norm, 1e-6)), np.float32)
+
+    def similarity(self, one: np.ndarray, other: np.ndarray) -> float:
+        """Return the cosine in [-1, 1] of two raw embeddings after their mean is removed."""
+        a, b = self.normalise(one), self.normalise(other)
+        return float(a @ b) / len(a)
+
+
+def read_photo(data: bytes) -> Image.Image:
+    """Decode a photo upright and in RGB. Raises: FaceRefused: not a picture, damaged, or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(data))
+            if opened.width * opened.height > MAX_PIXELS:
+                raise FaceRefused(f"the photo is {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are read")
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except FaceRefused:
+        raise
+    except Image.DecompressionBombError as error:
+        raise FaceRefused(f"the photo is too large: at most {MAX_PIXELS:,} pixels are read") from error
+    except Exception as error:
+        raise FaceRefused(f"the photo can't be read as a picture ({type(error).__name__})") from error

