@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -68,11 +69,13 @@ def load_settings(config: Path | None = None, **given: object) -> Settings:
     home = given.get("home") or os.environ.get("FACE0_HOME")
     toml = config or Path(str(home or "~/.face0")).expanduser() / "face0.toml"
 
+    said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+
     class Configured(Settings):
         model_config = SettingsConfigDict(env_prefix="FACE0_", frozen=True, extra="forbid", toml_file=toml)
 
     try:
-        return Configured(**{name: value for name, value in given.items() if value is not None})
+        return Configured(**said)
     except ValidationError as error:
         first = error.errors()[0]
         where = "FACE0_" + "_".join(str(part) for part in first["loc"]).upper()

@@ -63,13 +63,17 @@ class Embedder:
             raise ModelMissing(f"face pack {pack.name} at {pack.folder} has no recognition model")
         return cls(pack, analysis)
 
-    def find(self, image: Image.Image) -> list[FoundFace]:
-        """Return every face, largest first; an empty list when none is found."""
+    def find(self, image: Image.Image, *, thorough: bool = False) -> list[FoundFace]:
+        """Return every face, largest first; an empty list when none is found.
+
+        `thorough` looks again at other detector sizes when the picture's own shows none, which costs up to ten
+        times as much: right for a photo that somebody brought, too dear for every rendered picture.
+        """
         pixels = np.asarray(image.convert("RGB"))[:, :, ::-1]
         border = max(8, round(_PAD * min(pixels.shape[:2])))
         padded = np.pad(pixels, ((border, border), (border, border), (0, 0)), mode="edge")
         own = min(640, 32 * -(-max(padded.shape[:2]) // 32))
-        for size in dict.fromkeys((own, *_SIZES)):
+        for size in dict.fromkeys((own, *_SIZES) if thorough else (own,)):
             boxes, points = self._detector.detect(padded, input_size=(size, size))
             if len(boxes):
                 break
@@ -92,7 +96,7 @@ class Embedder:
 
         Raises: FaceRefused: not a picture, no face, several faces, or a face under 32 px; the message says which.
         """
-        faces = self.find(read_photo(data))
+        faces = self.find(read_photo(data), thorough=True)
         if not faces:
             raise FaceRefused("no face was found in the photo; use a well-lit photo that shows the whole head")
         if len(faces) > 1:

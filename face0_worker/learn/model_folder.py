@@ -37,12 +37,12 @@ UNET = {
     "sample_size": 16,
     "in_channels": 8,
     "out_channels": 8,
-    "block_out_channels": (96, 160, 256),
+    "block_out_channels": (96, 160, 160),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 2,
+    "layers_per_block": 1,
     "cross_attention_dim": TEXT_WIDTH,
-    "attention_head_dim": (3, 5, 8),  # diffusers' name for the number of heads
+    "attention_head_dim": (3, 5, 5),  # diffusers' name for the number of heads
     "norm_num_groups": 32,
 }
 
@@ -101,8 +101,10 @@ def new_parts(tokenizer: CLIPTokenizer, face_dimension: int) -> torch.nn.ModuleD
 def write_model(folder: Path, parts: torch.nn.ModuleDict, facts: dict[str, Any]) -> None:
     """Write the trained parts in half precision, the scheduler and `face0/` beside the VAE and tokenizer there."""
     half = {name: part.to(torch.float16) for name, part in parts.items()}
-    half["unet"].save_pretrained(folder / "unet")
-    half["text_encoder"].save_pretrained(folder / "text_encoder")
+    unet: Any = half["unet"]
+    text_encoder: Any = half["text_encoder"]
+    unet.save_pretrained(folder / "unet")
+    text_encoder.save_pretrained(folder / "text_encoder")
     DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
     (folder / "face0").mkdir(exist_ok=True)
     weights = {name: value.contiguous() for name, value in half["mapper"].state_dict().items()}

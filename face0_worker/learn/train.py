@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -32,7 +34,7 @@ class TrainPlan:
 
     steps: int
     batch: int = 32
-    rate: float = 4e-4
+    rate: float = 5e-4
     warmup: int = 200
     ema: float = 0.9995
     drop_face: float = 0.10
@@ -55,16 +57,18 @@ class Corpus:
 
 
 @torch.no_grad()
-def encode_corpus(portraits: Portraits, faces: np.ndarray, vae: AutoencoderKL) -> Corpus:
-    """Encode every portrait, plain and mirrored, once; latents are scaled to unit variance."""
-    mirrored = []
-    for pixels in (portraits.pixels, np.ascontiguousarray(portraits.pixels[:, :, ::-1])):
-        parts = []
-        for start in range(0, len(pixels), 64):
-            with torch.autocast("cpu", torch.bfloat16):
-                parts.append(vae.encode(to_unit(pixels[start : start + 64])).latent_dist.mode().float())
-        mirrored.append(torch.cat(parts))
-    latents = torch.stack(mirrored) * vae.config.scaling_factor
+def encode_corpus(portraits: Portraits, faces: np.ndarray, vae: AutoencoderKL, cache: Path) -> Corpus:
+    """Encode every portrait, plain and mirrored, once; latents are scaled to unit variance and kept in `cache`."""
+    if cache.is_file():
+        latents = load_file(cache)["latents"]
+    else:
+        latents = torch.stack(
+            [
+                _encode(portraits.pixels, vae),
+                _encode(np.ascontiguousarray(portraits.pixels[:, :, ::-1]), vae),
+            ]
+        )
+        save_file({"latents": latents}, cache)
     found = np.abs(faces).sum(axis=1) > 0
     mine: dict[str, list[int]] = {}
     for index, person in enumerate(portraits.people):
@@ -72,6 +76,15 @@ def encode_corpus(portraits: Portraits, faces: np.ndarray, vae: AutoencoderKL) -
             mine.setdefault(person, []).append(index)
     views = tuple(np.array(mine.get(person, []), dtype=np.int64) for person in portraits.people)
     return Corpus(latents, faces, portraits.captions, views)
+
+
+def _encode(pixels: np.ndarray, vae: AutoencoderKL) -> Tensor:
+    parts = []
+    for start in range(0, len(pixels), 64):
+        batch = to_unit(pixels[start : start + 64]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            parts.append(vae.encode(batch).latent_dist.mode().float())
+    return (torch.cat(parts) * float(vae.config.scaling_factor)).contiguous()
 
 
 def vary_caption(caption: str, rng: np.random.Generator) -> str:
@@ -121,7 +134,8 @@ class Trainer:
         torch.manual_seed(plan.seed)
         self.corpus, self.tokenizer, self.plan, self.folder = corpus, tokenizer, plan, folder
         self.parts = new_parts(tokenizer, corpus.faces.shape[1])
-        self.parts["unet"].to(memory_format=torch.channels_last)
+        unet: Any = self.parts["unet"]
+        unet.to(memory_format=torch.channels_last)
         self.ema = new_parts(tokenizer, corpus.faces.shape[1]).requires_grad_(False)
         self.ema.load_state_dict(self.parts.state_dict())
         self.optimiser = torch.optim.AdamW(self.parts.parameters(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -165,7 +179,8 @@ class Trainer:
             text = self.parts["text_encoder"](words.input_ids).last_hidden_state
             context = override_tokens(text, self.parts["mapper"](faces).to(text.dtype) * known.to(text.dtype))
             got = self.parts["unet"](noisy, times, context).sample
-        return ((got.float() - target).square() * face_weight(latents.shape[-1])).mean()
+        error = (got.float() - target).square() * face_weight(latents.shape[-1])
+        return torch.mean(error)
 
     def run(self, minutes: float, say: Callable[[str], None] = print) -> None:
         """Train until the plan's steps are done or `minutes` of this sitting are over, then checkpoint."""

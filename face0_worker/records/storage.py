@@ -85,6 +85,11 @@ def picture_key(consent_id: str, item_key: str, sha256: str) -> str:
     return f"pictures/{check_id(consent_id)}/{check_id(item_key)}/{_check_sha256(sha256)}.png"
 
 
+def item_prefix(consent_id: str, item_key: str) -> str:
+    """Return the prefix under which every render of one item lies, committed or not."""
+    return f"pictures/{check_id(consent_id)}/{_check_sha256(item_key)}/"
+
+
 def receipt_key(consent_id: str, item_key: str) -> str:
     """Return where an item's signed receipt goes."""
     return f"receipts/{check_id(consent_id)}/{check_id(item_key)}.json"

@@ -1,0 +1,260 @@
+"""Attempts: one batch on one worker, held by a lease and a fencing token (promises P4, P8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, case, func, or_, select, update
+
+from face0_worker.contract.errors import LeaseLost
+from face0_worker.contract.job import ItemState, RenderItem, Subject
+from face0_worker.records import consents
+from face0_worker.records.ledger import Ledger
+from face0_worker.records.tables import IN_FLIGHT, OUTSTANDING, attempts, commits, fencing_tokens, items, jobs
+
+# Only a crash alone counts against an item, but an item that always comes back unfinished must end too.
+ATTEMPT_LIMIT = 20
+
+
+@dataclass(frozen=True)
+class ClaimedItem:
+    """One item a worker may render now. The receipt says `consent_epoch`; a commit refuses if it has changed."""
+
+    item_id: int
+    job_id: str
+    subject: Subject
+    face_key: str
+    purpose: str
+    spec: RenderItem
+    item_key: str
+    consent_epoch: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to commit these items as long as it renews its lease; `token` grows with every claim."""
+
+    attempt_id: str
+    token: int
+    items: tuple[ClaimedItem, ...]
+
+
+def claim(ledger: Ledger, attempt_id: str, worker_id: str, lease_s: float) -> Claim | None:
+    """Take a dispatched attempt for `lease_s` seconds; exactly one of several callers gets it.
+
+    Items whose key is committed are done and kept, items whose consent no longer allows them are cancelled.
+    None: somebody else has it, it is gone, or nothing of it is left to render.
+    """
+    with ledger.transaction() as connection:
+        token = connection.execute(
+            update(attempts)
+            .where(attempts.c.id == attempt_id, attempts.c.state == "dispatched")
+            .values(
+                state="claimed",
+                worker_id=worker_id,
+                token=fencing_tokens.next_value(),
+                lease_until=func.now() + timedelta(seconds=lease_s),
+                claimed_at=func.now(),
+            )
+            .returning(attempts.c.token)
+        ).scalar_one_or_none()
+        if token is None:
+            return None
+        claimed = _take_items(connection, attempt_id)
+        if not claimed:
+            _end(connection, [attempt_id], "finished")
+            return None
+        return Claim(attempt_id, token, tuple(claimed))
+
+
+def _take_items(connection: Connection, attempt_id: str) -> list[ClaimedItem]:
+    rows = _lock_dispatched(connection, attempt_id)
+    decisions = consents.decide_all(connection, {(row.consent_id, row.purpose) for row in rows})
+    allowed = []
+    for row in rows:
+        record, decision = decisions[row.consent_id, row.purpose]
+        if record is not None and decision.allowed:
+            allowed.append((row, record.epoch))
+            continue
+        consents.note_refusal(connection, record, row.purpose, "claim", decision.code)
+        end_item(connection, row.item_id, ItemState.CANCELLED, decision.code, decision.english)
+    kept = keep_committed(connection, items.c.id.in_([row.item_id for row, _ in allowed]))
+    running = [(row, epoch) for row, epoch in allowed if row.item_id not in kept]
+    connection.execute(
+        update(items)
+        .where(items.c.id.in_([row.item_id for row, _ in running]))
+        .values(state=ItemState.RUNNING, attempts=items.c.attempts + 1)
+    )
+    return [_claimed(row, epoch) for row, epoch in running]
+
+
+def _lock_dispatched(connection: Connection, attempt_id: str) -> list[Row[Any]]:
+    names = ("consent_id", "face_digest", "model_digest", "embedder_digest", "face_policy", "face_key", "purpose")
+    query = (
+        select(items.c.id.label("item_id"), items.c.job_id, items.c.item_key, items.c.spec, *[jobs.c[n] for n in names])
+        .join(jobs)
+        .where(items.c.attempt_id == attempt_id, IN_FLIGHT, items.c.state == ItemState.DISPATCHED)
+        .order_by(items.c.id)
+        .with_for_update(of=items)
+    )
+    return list(connection.execute(query))
+
+
+def _claimed(row: Row[Any], epoch: int) -> ClaimedItem:
+    subject = Subject(row.consent_id, row.face_digest, row.model_digest, row.embedder_digest, row.face_policy)
+    spec = RenderItem.from_json(row.spec)
+    return ClaimedItem(row.item_id, row.job_id, subject, row.face_key, row.purpose, spec, row.item_key, epoch)
+
+
+def keep_committed(connection: Connection, wanted: ColumnElement[bool]) -> set[int]:
+    """End those of the wanted items whose key is committed as done and kept; return their ids.
+
+    The caller has locked them and has decided that their consent allows their purpose.
+    """
+    rows = connection.execute(
+        update(items)
+        .where(wanted, items.c.item_key == commits.c.item_key, commits.c.purged_at.is_(None))
+        .values(
+            state=ItemState.DONE,
+            kept=True,
+            picture_key=commits.c.picture_key,
+            picture_sha256=commits.c.picture_sha256,
+            error_code=None,
+            error=None,
+        )
+        .returning(items.c.id)
+    )
+    return set(rows.scalars())
+
+
+def end_item(connection: Connection, item_id: int, state: ItemState, code: str, sentence: str) -> None:
+    """End one item with what went wrong, for machines (`code`) and for people (`sentence`)."""
+    change = {"state": state, "error_code": code, "error": sentence}
+    connection.execute(update(items).where(items.c.id == item_id).values(change))
+
+
+def hold(connection: Connection, attempt_id: str, token: int) -> None:
+    """Lock the attempt in the caller's transaction and check that the caller still has it.
+
+    Raises: LeaseLost: the lease ran out, or the attempt ended or was given away.
+    """
+    query = select(
+        attempts.c.state,
+        attempts.c.token,
+        (attempts.c.lease_until > func.clock_timestamp()).label("in_time"),
+    ).where(attempts.c.id == attempt_id)
+    row = connection.execute(query.with_for_update()).first()
+    if row is None or row.state != "claimed" or row.token != token or not row.in_time:
+        raise _lost(attempt_id)
+
+
+def _lost(attempt_id: str) -> LeaseLost:
+    return LeaseLost(f"attempt {attempt_id} is no longer this worker's; its items are rendered by another")
+
+
+def renew(ledger: Ledger, attempt_id: str, token: int, lease_s: float) -> None:
+    """Let the lease run for another `lease_s` seconds from now. Raises: LeaseLost: too late."""
+    mine = (attempts.c.id == attempt_id) & (attempts.c.state == "claimed") & (attempts.c.token == token)
+    change = {"lease_until": func.now() + timedelta(seconds=lease_s)}
+    with ledger.transaction() as connection:
+        renewed = connection.execute(
+            update(attempts).where(mine, attempts.c.lease_until > func.now()).values(change)
+        ).rowcount
+        if not renewed:
+            raise _lost(attempt_id)
+
+
+def fail_item(
+    ledger: Ledger,
+    attempt_id: str,
+    token: int,
+    item_id: int,
+    error_code: str,
+    sentence: str,
+    state: ItemState = ItemState.FAILED,
+) -> None:
+    """End one running item as failed or rejected. An item that ended meanwhile (cancelled) stays as it ended.
+
+    Raises: LeaseLost: the attempt is no longer the caller's.
+    """
+    with ledger.transaction() as connection:
+        hold(connection, attempt_id, token)
+        connection.execute(
+            update(items)
+            .where(items.c.id == item_id, is_running(attempt_id))
+            .values(state=state, error_code=error_code, error=sentence)
+        )
+
+
+def is_running(attempt_id: str) -> ColumnElement[bool]:
+    """Return the condition that an item is being rendered in this attempt."""
+    return (items.c.attempt_id == attempt_id) & IN_FLIGHT & (items.c.state == ItemState.RUNNING)
+
+
+def finish_attempt(ledger: Ledger, attempt_id: str, token: int) -> None:
+    """End the attempt. Items it did not end wait again; one that came back ATTEMPT_LIMIT times has failed.
+
+    Raises: LeaseLost: the attempt is no longer the caller's.
+    """
+    with ledger.transaction() as connection:
+        hold(connection, attempt_id, token)
+        spent = items.c.attempts >= ATTEMPT_LIMIT
+        sentence = f"tried {ATTEMPT_LIMIT} times without a result"
+        connection.execute(
+            update(items)
+            .where(is_running(attempt_id))
+            .values(
+                state=case((spent, ItemState.FAILED), else_=ItemState.WAITING),
+                error_code=case((spent, "gave_up"), else_=None),
+                error=case((spent, sentence), else_=None),
+                attempt_id=None,
+            )
+        )
+        _end(connection, [attempt_id], "finished")
+
+
+def _end(connection: Connection, attempt_ids: list[str], state: str) -> None:
+    change = {"state": state, "ended_at": func.now()}
+    connection.execute(update(attempts).where(attempts.c.id.in_(attempt_ids)).values(change))
+
+
+def release(ledger: Ledger, *, worker_id: str | None = None, expired: bool = False, crash_limit: int) -> list[str]:
+    """Take attempts away from a worker that died (`worker_id`) or whose lease ran out (`expired`); return their ids.
+
+    Their unfinished items wait again and from now on go alone. An item that was alone when its worker died is
+    counted, and after `crash_limit` such crashes it fails as poison; its neighbours never count (promise P8).
+    """
+    gone = []
+    if worker_id is not None:
+        gone.append(attempts.c.worker_id == worker_id)
+    if expired:
+        gone.append(attempts.c.lease_until <= func.now())
+    if not gone:
+        return []
+    query = select(attempts.c.id).where(OUTSTANDING, attempts.c.state == "claimed", or_(*gone)).order_by(attempts.c.id)
+    with ledger.transaction() as connection:
+        lost = list(connection.execute(query.with_for_update(skip_locked=True)).scalars())
+        if lost:
+            _end(connection, lost, "lost")
+            _send_back(connection, lost, crash_limit)
+        return lost
+
+
+def _send_back(connection: Connection, lost: list[str], crash_limit: int) -> None:
+    crashes = items.c.crashes + case((attempts.c.solo, 1), else_=0)
+    poison = crashes >= crash_limit
+    sentence = f"the worker died {crash_limit} times while it rendered this item alone"
+    connection.execute(
+        update(items)
+        .where(items.c.attempt_id == attempts.c.id, attempts.c.id.in_(lost), IN_FLIGHT)
+        .values(
+            crashes=crashes,
+            state=case((poison, ItemState.FAILED), else_=ItemState.WAITING),
+            error_code=case((poison, "poison"), else_=None),
+            error=case((poison, sentence), else_=None),
+            solo=True,
+            attempt_id=None,
+        )
+    )

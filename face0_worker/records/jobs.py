@@ -1,0 +1,240 @@
+"""Jobs: created, paused, cancelled, tried again, finished. Reading them is `progress`, model offers are `offers`."""
+
+from __future__ import annotations
+
+import hashlib
+
+from sqlalchemy import ColumnElement, Connection, exists, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from face0_worker.contract.consent import Purpose
+from face0_worker.contract.errors import BadInput, ConsentRefused
+from face0_worker.contract.job import CatalogueJob, ItemState, canonical_json, item_key
+from face0_worker.records import audit, consents
+from face0_worker.records.ledger import Ledger, lock_items
+from face0_worker.records.offers import ModelOffer as ModelOffer
+from face0_worker.records.offers import find_model as find_model
+from face0_worker.records.offers import live_workers as live_workers
+from face0_worker.records.offers import offer_model as offer_model
+from face0_worker.records.offers import withdraw_offers as withdraw_offers
+from face0_worker.records.progress import ItemRow as ItemRow
+from face0_worker.records.progress import JobStatus as JobStatus
+from face0_worker.records.progress import job_items as job_items
+from face0_worker.records.progress import job_status as job_status
+from face0_worker.records.progress import list_jobs as list_jobs
+from face0_worker.records.storage import check_id
+from face0_worker.records.tables import IN_FLIGHT, OPEN, WAITING, commits, faces, items, jobs
+
+# after so many new rows PostgreSQL's picture of the table is wrong, and autovacuum takes a minute to come by
+MANY_ITEMS = 5000
+
+
+def create_job(ledger: Ledger, job: CatalogueJob, face_key: str) -> tuple[str, bool]:
+    """Write the job and its items in one transaction; return its id and True.
+
+    A repeated idempotency key of the same submitter returns the first job's id and False. Items whose key is
+    committed already are done at once and marked kept.
+    Raises: BadInput: no items, the same item twice, or the idempotency key stands for another list.
+    ConsentRefused: the consent does not allow the purpose (also for kept items).
+    """
+    keys = _keys(job)
+    content = hashlib.sha256(canonical_json([job.purpose, keys])).hexdigest()
+    refused: ConsentRefused | None = None
+    with ledger.transaction() as connection:
+        if not _insert_job(connection, job, face_key, content):
+            return _earlier(connection, job, content), False
+        _copy_items(connection, job, keys)
+        # The last step, under the lock that a revocation waits for: a revocation before it is seen here, one after
+        # it finds the job. Locked only now, because a million items take a while to write.
+        record, decision = consents.decide_now(connection, job.subject.consent_id, job.purpose, share=True)
+        if decision.allowed:
+            kept = _keep_committed(connection, job.id)
+            facts = {"job_id": job.id, "consent_id": job.subject.consent_id, "purpose": job.purpose}
+            audit.append(connection, "job.created", {**facts, "items": len(keys), "kept": kept})
+        else:
+            refused = ConsentRefused(decision.english, decision.code)
+            connection.get_transaction().rollback()  # type: ignore[union-attr]
+    if refused is not None:
+        with ledger.transaction() as connection:
+            consents.note_refusal(connection, record, job.purpose, "submit", refused.code)
+        raise refused
+    if len(keys) >= MANY_ITEMS:
+        with ledger.transaction() as connection:
+            connection.execute(text("ANALYZE items"))
+    return job.id, True
+
+
+def _keys(job: CatalogueJob) -> list[str]:
+    check_id(job.id)
+    if job.purpose not in tuple(Purpose):
+        raise BadInput(f"purpose {job.purpose!r} is not known; choose from {', '.join(Purpose)}")
+    if not job.items:
+        raise BadInput("the job has no items; nothing was enqueued")
+    seen: dict[str, int] = {}
+    for position, item in enumerate(job.items):
+        try:
+            key = item_key(job.subject, item)
+            item.sku.encode()
+        except ValueError as error:
+            raise BadInput(f"item {position + 1}: not a number, or broken Unicode in a text") from error
+        if "\0" in item.sku + item.variant + item.prompt + item.negative_prompt:
+            raise BadInput(f"item {position + 1}: a text holds the character NUL")
+        first = seen.setdefault(key, position)
+        if first != position:
+            raise BadInput(
+                f"items {first + 1} and {position + 1} of the list are the same picture; "
+                "remove one, or give it another seed. Nothing was enqueued"
+            )
+    return list(seen)
+
+
+def _insert_job(connection: Connection, job: CatalogueJob, face_key: str, content: str) -> bool:
+    subject = job.subject
+    row = {
+        "id": job.id,
+        "consent_id": subject.consent_id,
+        "face_digest": subject.face_digest,
+        "model_digest": subject.model_digest,
+        "embedder_digest": subject.embedder_digest,
+        "face_policy": subject.face_policy,
+        "face_key": face_key,
+        "purpose": job.purpose,
+        "priority": int(job.priority),
+        "catalogue": job.catalogue,
+        "submitter": job.submitter,
+        "idempotency_key": job.idempotency_key or None,
+        "content": content,
+        "total": len(job.items),
+    }
+    written = connection.execute(upsert(jobs).values(row).on_conflict_do_nothing().returning(jobs.c.id)).first()
+    if written is None:
+        return False
+    face = {"consent_id": subject.consent_id, "digest": subject.face_digest, "face_key": face_key}
+    connection.execute(upsert(faces).values(face).on_conflict_do_nothing())
+    return True
+
+
+def _earlier(connection: Connection, job: CatalogueJob, content: str) -> str:
+    same_key = (jobs.c.submitter == job.submitter) & (jobs.c.idempotency_key == job.idempotency_key)
+    row = connection.execute(select(jobs.c.id, jobs.c.content).where(same_key)).first()
+    if row is None:
+        raise BadInput(f"job {job.id} exists already")
+    if row.content != content:
+        raise BadInput(f"this idempotency key was used for another list (job {row.id}); choose a new key")
+    return str(row.id)
+
+
+def _copy_items(connection: Connection, job: CatalogueJob, keys: list[str]) -> None:
+    columns = "COPY items (job_id, position, item_key, sku, variant, spec) FROM STDIN"
+    driver = connection.connection.driver_connection
+    if driver is None:
+        raise RuntimeError("the ledger's connection was closed inside its transaction")
+    with driver.cursor() as cursor, cursor.copy(columns) as copy:
+        for position, (item, key) in enumerate(zip(job.items, keys, strict=True)):
+            spec = canonical_json(item.to_json()).decode()
+            copy.write_row((job.id, position, key, item.sku, item.variant, spec))
+
+
+def _keep_committed(connection: Connection, job_id: str) -> int:
+    return connection.execute(
+        update(items)
+        .where(items.c.job_id == job_id, WAITING, items.c.item_key == commits.c.item_key, commits.c.purged_at.is_(None))
+        .values(
+            state=ItemState.DONE, kept=True, picture_key=commits.c.picture_key, picture_sha256=commits.c.picture_sha256
+        )
+    ).rowcount
+
+
+def cancel_job(ledger: Ledger, job_id: str) -> int:
+    """End every open item of the job as cancelled, also one that is being rendered; return how many.
+
+    Raises: BadInput: no such job.
+    """
+    with ledger.transaction() as connection:
+        state = _lock_job(connection, job_id)
+        lock_items(connection, (items.c.job_id == job_id) & OPEN)
+        cancelled = connection.execute(
+            update(items)
+            .where(items.c.job_id == job_id, OPEN)
+            .values(state=ItemState.CANCELLED, error_code="cancelled", error="the job was cancelled")
+        ).rowcount
+        if state in ("active", "paused"):
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(state="cancelled"))
+        audit.append(connection, "job.cancelled", {"job_id": job_id, "items": cancelled})
+        return cancelled
+
+
+def pause_job(ledger: Ledger, job_id: str) -> None:
+    """Stop dispatching the job; what a worker has begun is finished. Raises: BadInput: no such job, or it ended."""
+    with ledger.transaction() as connection:
+        _change(connection, job_id, "paused")
+        unbegun = (items.c.job_id == job_id) & IN_FLIGHT & (items.c.state == ItemState.DISPATCHED)
+        lock_items(connection, unbegun)
+        connection.execute(update(items).where(unbegun).values(state=ItemState.WAITING, attempt_id=None))
+
+
+def resume_job(ledger: Ledger, job_id: str) -> None:
+    """Dispatch a paused job again. Raises: BadInput: no such job, or it ended."""
+    with ledger.transaction() as connection:
+        _change(connection, job_id, "active")
+
+
+def retry_failed(ledger: Ledger, job_id: str) -> int:
+    """Let the job's failed items wait again with a clean count, and its manifest be written again; return how many.
+
+    Raises: BadInput: no such job.
+    """
+    with ledger.transaction() as connection:
+        state = _lock_job(connection, job_id)
+        failed = (items.c.job_id == job_id) & (items.c.state == ItemState.FAILED)
+        lock_items(connection, failed)
+        again = connection.execute(
+            update(items)
+            .where(failed)
+            .values(state=ItemState.WAITING, attempt_id=None, attempts=0, crashes=0, error_code=None, error=None)
+        ).rowcount
+        if again:
+            open_again = {
+                "state": "paused" if state == "paused" else "active",
+                "finished_at": None,
+                "manifest_key": None,
+            }
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(open_again))
+        return again
+
+
+def _lock_job(connection: Connection, job_id: str) -> str:
+    query = select(jobs.c.state).where(jobs.c.id == job_id).with_for_update(key_share=True)
+    state = connection.execute(query).scalar_one_or_none()
+    if state is None:
+        raise BadInput("no such job is known; `face0 status` lists them")
+    return str(state)
+
+
+def _change(connection: Connection, job_id: str, state: str) -> None:
+    now = _lock_job(connection, job_id)
+    if now not in ("active", "paused"):
+        raise BadInput(f"job {job_id} is {now} already; it can't become {state}")
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=state))
+
+
+def _all_ended() -> ColumnElement[bool]:
+    waiting = exists().where(items.c.job_id == jobs.c.id, WAITING)
+    in_flight = exists().where(items.c.job_id == jobs.c.id, IN_FLIGHT)
+    return ~waiting & ~in_flight
+
+
+def finish_jobs(ledger: Ledger) -> list[str]:
+    """Return the jobs whose last item has ended and that have no manifest yet; the caller writes it."""
+    query = select(jobs.c.id).where(jobs.c.manifest_key.is_(None), _all_ended()).order_by(jobs.c.created_at)
+    with ledger.transaction() as connection:
+        return list(connection.execute(query).scalars())
+
+
+def mark_finished(ledger: Ledger, job_id: str, manifest_key: str) -> bool:
+    """Note that the job's manifest stands. False when an item was opened again in between: write it anew later."""
+    done = {"manifest_key": manifest_key, "finished_at": func.now()}
+    finished = func.replace(func.replace(jobs.c.state, "active", "finished"), "paused", "finished")
+    change = update(jobs).where(jobs.c.id == job_id, _all_ended()).values(done | {"state": finished})
+    with ledger.transaction() as connection:
+        return connection.execute(change).rowcount == 1

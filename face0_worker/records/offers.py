@@ -1,0 +1,72 @@
+"""Which models workers offer, and which of them live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from face0_worker.contract.errors import ModelMissing
+from face0_worker.records.ledger import Ledger
+from face0_worker.records.tables import models
+
+# a worker offers its models again every few seconds; one that is silent for longer is gone
+LIVE_S = 30
+
+
+@dataclass(frozen=True)
+class ModelOffer:
+    """A model that a worker has offered. `live`: some worker offers it now. `facts` is what face0.json says."""
+
+    digest: str
+    name: str
+    facts: dict[str, Any]
+    live: bool
+
+
+def offer_model(ledger: Ledger, worker_id: str, digest: str, name: str, facts: dict[str, Any]) -> None:
+    """Say that this worker renders with this model; also its heartbeat, to be repeated well within LIVE_S seconds."""
+    row = {"worker_id": worker_id, "digest": digest, "name": name, "facts": facts}
+    fresh = {"name": name, "facts": facts, "seen_at": func.now(), "withdrawn": False}
+    with ledger.transaction() as connection:
+        connection.execute(
+            upsert(models).values(row).on_conflict_do_update(index_elements=["worker_id", "digest"], set_=fresh)
+        )
+
+
+def withdraw_offers(ledger: Ledger, worker_id: str) -> None:
+    """Say that this worker renders no more. Its models stay known, so that jobs can wait for another worker."""
+    with ledger.transaction() as connection:
+        connection.execute(update(models).where(models.c.worker_id == worker_id).values(withdrawn=True))
+
+
+def is_live() -> ColumnElement[bool]:
+    """Return the condition that an offer stands now."""
+    return ~models.c.withdrawn & (models.c.seen_at > func.now() - text(f"interval '{LIVE_S} seconds'"))
+
+
+def find_model(ledger: Ledger, name_or_digest: str | None) -> ModelOffer:
+    """Return the newest offer with this name, digest or beginning of a digest (None: any), a live one first.
+
+    Raises: ModelMissing: no worker has ever offered it.
+    """
+    live = is_live()
+    query = select(models, live.label("live")).order_by(live.desc(), models.c.seen_at.desc()).limit(1)
+    if name_or_digest is not None:
+        starts = func.starts_with(models.c.digest, name_or_digest)
+        query = query.where(or_(models.c.name == name_or_digest, starts))
+    with ledger.transaction() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        asked = f"model {name_or_digest}" if name_or_digest else "any model"
+        raise ModelMissing(f"no worker has ever offered {asked}; start one with `face0-worker run`")
+    return ModelOffer(row.digest, row.name, row.facts, row.live)
+
+
+def live_workers(ledger: Ledger) -> dict[str, int]:
+    """Return how many live workers offer each model digest."""
+    query = select(models.c.digest, func.count().label("workers")).where(is_live()).group_by(models.c.digest)
+    with ledger.transaction() as connection:
+        return {row.digest: row.workers for row in connection.execute(query)}

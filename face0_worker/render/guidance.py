@@ -1,0 +1,105 @@
+"""Face0's guidance: which branches an item needs at a step, and how their predictions combine. Pure.
+
+Valevski, Wasserman, Matias and Leviathan 2023 (arXiv 2306.06638), for latents z, text d and face f:
+
+    eps = w * e + (1 - w) * eps(z)
+    e   = c * eps(z, d, f) + (1 - c) * [a * eps(z, f) + (1 - a) * eps(z, d)]
+
+Multiplied out, every branch has one coefficient, and the coefficients of an item sum to one. Only branches
+whose coefficient is not zero are evaluated, so c = 1 costs two evaluations a step, as plain classifier-free
+guidance does, and items with different guidance share one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from face0_worker.contract.errors import BadInput
+from face0_worker.contract.job import Guidance
+
+
+class Branch(IntEnum):
+    """What a prediction is conditioned on."""
+
+    JOINT = 0  # eps(z, d, f): the prompt and the face
+    FACE = 1  # eps(z, f): the empty prompt and the face
+    TEXT = 2  # eps(z, d): the prompt and zero face tokens
+    NONE = 3  # eps(z): the negative prompt (empty by default) and zero face tokens
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one evaluation of the denoiser; three tuples of equal length.
+
+    Row r is item `items[r]` under `branches[r]` and counts `coefficients[r]`. An item has at most one row of
+    each branch.
+    """
+
+    items: tuple[int, ...]
+    branches: tuple[Branch, ...]
+    coefficients: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def check_guidance(guidance: Guidance) -> None:
+    """Raise BadInput unless all five numbers are finite and 0 <= start < stop <= 1; the message names which."""
+    for name in ("w", "c", "a", "start", "stop"):
+        if not math.isfinite(getattr(guidance, name)):
+            raise BadInput(f"guidance {name} is {getattr(guidance, name)}; a finite number is needed")
+    if not 0 <= guidance.start < guidance.stop <= 1:
+        raise BadInput(f"guidance interval [{guidance.start}, {guidance.stop}) is not within [0, 1] or is empty")
+
+
+def coefficients(guidance: Guidance, part: float) -> tuple[float, float, float, float]:
+    """Return the coefficient of each Branch, in its order, at `part` of the denoising (0 is the first step).
+
+    Outside [start, stop) the strength w is 1: only the conditional combination e runs
+    (Kynkaanniemi et al. 2024, arXiv 2404.07724, limit guidance to an interval in this way).
+    """
+    w = guidance.w if guidance.start <= part < guidance.stop else 1.0
+    c, a = guidance.c, guidance.a
+    return w * c, w * (1 - c) * a, w * (1 - c) * (1 - a), 1 - w
+
+
+def plan_rows(guidances: Sequence[Guidance], part: float) -> Rows:
+    """Return the rows that the items need at `part` of the denoising: by item, then by branch."""
+    chosen = [
+        (item, branch, coefficient)
+        for item, guidance in enumerate(guidances)
+        for branch, coefficient in zip(Branch, coefficients(guidance, part), strict=True)
+        if coefficient != 0
+    ]
+    return Rows(
+        tuple(item for item, _, _ in chosen),
+        tuple(branch for _, branch, _ in chosen),
+        tuple(coefficient for _, _, coefficient in chosen),
+    )
+
+
+def combine(predictions: Tensor, rows: Rows, count: int) -> Tensor:
+    """Return each item's guided prediction: the weighted sum of its own rows, in float32.
+
+    Shapes: predictions (rows, ...) -> (count, ...). The sum runs branch by branch, so its order, and with it
+    the rounding, does not depend on the neighbours; a NaN stays with its item.
+    """
+    guided = torch.zeros((count, *predictions.shape[1:]), dtype=torch.float32, device=predictions.device)
+    weights = torch.tensor(rows.coefficients, dtype=torch.float32, device=predictions.device)
+    weighted = predictions.float() * weights.reshape(-1, *[1] * (predictions.dim() - 1))
+    for branch in Branch:
+        mine = [row for row, other in enumerate(rows.branches) if other is branch]
+        if mine:
+            # no item twice in one branch, so this addition is deterministic on every device
+            guided.index_add_(0, _index([rows.items[row] for row in mine], guided), weighted[_index(mine, guided)])
+    return guided
+
+
+def _index(values: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.long, device=like.device)

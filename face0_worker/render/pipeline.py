@@ -1,0 +1,204 @@
+"""A loaded model on its device: encode prompts and faces, predict, decode. Knows nothing of batches or jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from face0_worker.contract.errors import BadInput, ItemFailed, ModelMissing, OutOfMemory
+from face0_worker.contract.job import RenderItem
+from face0_worker.render.conditioning import NO_FACE, Conditioning, EncodedTexts, at_once, encode_texts
+from face0_worker.render.loading import Card, Parts, read_parts
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# bfloat16 has 8 bits: smooth backgrounds would show bands. On a CPU, decoding in float32 costs about 5% of a
+# picture of 20 steps, and makes it the same in every batch.
+DECODE_PRECISIONS = {**PRECISIONS, "bfloat16": torch.float32}
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device that `wanted` names: auto, cpu, cuda or cuda:N. Never another one than was asked for.
+
+    Raises: ModelMissing: CUDA, or that GPU, is not there. BadInput: no such kind of device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
+        raise BadInput(f"device {wanted!r} is unknown; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise ModelMissing(
+                f"device {wanted} was asked for, but this machine offers {count} CUDA devices; "
+                "install a CUDA build of torch and a driver, or set FACE0_DEVICE=cpu"
+            )
+    return torch.device(wanted)
+
+
+def pick_precision(wanted: str, device: torch.device) -> str:
+    """Return the precision that `wanted` names; auto is the fastest that the device computes in hardware.
+
+    Raises: BadInput: an unknown precision, or float16 on a CPU.
+    """
+    if wanted == "auto":
+        if device.type == "cuda":
+            return "float16"
+        return "bfloat16" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+    if wanted not in PRECISIONS:
+        raise BadInput(f"precision {wanted!r} is unknown; use auto, {', '.join(PRECISIONS)}")
+    if wanted == "float16" and device.type == "cpu":
+        raise BadInput("precision float16 needs CUDA; use bfloat16 or float32 on a CPU")
+    return wanted
+
+
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return the CPU's feature flags as Linux names them; empty where it does not say."""
+    try:
+        lines = path.read_text("ascii", "replace").splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.split())
+
+
+@contextmanager
+def device_errors(doing: str) -> Iterator[None]:
+    """Translate torch's errors: OutOfMemory when a smaller batch may fit, else ItemFailed.
+
+    A broken CUDA context passes through: nothing runs on it again, so the process has to end.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"the device has no memory left for {doing}") from error
+    except MemoryError as error:
+        raise OutOfMemory(f"the machine has no memory left for {doing}") from error
+    except RuntimeError as error:
+        text = str(error)
+        if "CUDA error" in text and "out of memory" not in text:
+            raise
+        # how torch's CPU allocator says it
+        if "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text:
+            raise OutOfMemory(f"the device has no memory left for {doing}") from error
+        raise ItemFailed(f"{doing} failed on the device ({type(error).__name__})") from error
+
+
+class Pipeline:
+    """One model on one device. It keeps no state of a request; one thread at a time uses it.
+
+    The UNet runs in `precision` and the VAE in DECODE_PRECISIONS of it. The text encoder and the mapper run in float32: they run once per
+    prompt and face, so precision there costs nothing.
+    """
+
+    def __init__(self, parts: Parts, *, digest: str, device: torch.device, precision: str) -> None:
+        self.card: Card = parts.card
+        self.digest, self.device, self.precision = digest, device, precision
+        self.scheduler_config: Mapping[str, Any] = parts.scheduler_config
+        self.tokenizer = parts.tokenizer
+        self.text_encoder = parts.text_encoder.to(device)
+        self.mapper = parts.mapper.to(device)
+        # channels_last: 1.3 to 2 times faster bfloat16 convolutions on a CPU, and what tensor cores want
+        self.unet = parts.unet.to(device=device, memory_format=torch.channels_last)
+        self.vae = parts.vae.to(device=device, memory_format=torch.channels_last)
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @classmethod
+    def load(cls, folder: Path, *, digest: str, device: str = "auto", precision: str = "auto") -> Pipeline:
+        """Load a model folder; `digest` is what `faces.packs.digest_folder` says of it.
+
+        Raises: ModelMissing: the folder, a weight or the device is not there. BadInput: pickled weights,
+        components that don't fit each other, an unknown device or precision.
+        """
+        chosen = pick_device(device)
+        kind = pick_precision(precision, chosen)
+        parts = read_parts(folder, PRECISIONS[kind], DECODE_PRECISIONS[kind])
+        with device_errors("the model"):
+            return cls(parts, digest=digest, device=chosen, precision=kind)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a worker offers with this model, as plain JSON values."""
+        return {
+            "name": self.card.name,
+            "size": self.card.size,
+            "precision": self.precision,
+            "tokens": self.card.tokens,
+            "embedder_digest": self.card.embedder_digest,
+            "embedder_dim": self.card.embedder_dim,
+            "guidance": asdict(self.card.guidance),
+            "steps": self.card.steps,
+        }
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return (channels, height, width) of the latents of a picture. Raises: BadInput: sizes that can't be made."""
+        for name, value in (("width", width), ("height", height)):
+            if value < self.factor or value % self.factor:
+                raise BadInput(f"{name} is {value} px; a positive multiple of {self.factor} is needed")
+        return int(self.unet.config.in_channels), height // self.factor, width // self.factor
+
+    def encode_prompts(self, prompts: Sequence[str]) -> tuple[EncodedTexts, dict[str, int]]:
+        """Encode each distinct prompt once; the mapping says which row is whose."""
+        row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        with torch.inference_mode(), device_errors("the prompts"):
+            return encode_texts(self.tokenizer, self.text_encoder, list(row_of), self.card.tokens), row_of
+
+    def encode_faces(self, embeddings: Sequence[np.ndarray]) -> Tensor:
+        """Return face tokens (1 + n, k, d) of normalised embeddings (d,); row 0 is zero tokens: no face."""
+        width = int(self.text_encoder.config.hidden_size)
+        tokens = torch.zeros((1 + len(embeddings), self.card.tokens, width), device=self.device)
+        if embeddings:
+            with torch.inference_mode(), device_errors("the faces"):
+                stacked = torch.from_numpy(np.stack(embeddings).astype(np.float32, copy=False)).to(self.device)
+                tokens[1:] = torch.cat([self.mapper(part) for part in stacked.split(at_once(stacked))])
+        return tokens
+
+    def condition(self, items: Sequence[RenderItem], embeddings: Sequence[np.ndarray | None]) -> Conditioning:
+        """Return what all branches of all items are told. `embeddings[i]` is item i's, None for no face."""
+        prompts = [text for item in items for text in (item.prompt, item.negative_prompt)]
+        texts, row_of = self.encode_prompts(["", *prompts])
+        faces = self.encode_faces([one for one in embeddings if one is not None])
+        text_of, face_of, seen = [], [], NO_FACE
+        for item, embedding in zip(items, embeddings, strict=True):
+            seen += embedding is not None
+            face = NO_FACE if embedding is None else seen
+            prompt = row_of[item.prompt]
+            # in the order of Branch: joint, face, text, none
+            text_of.append((prompt, row_of[""], prompt, row_of[item.negative_prompt]))
+            face_of.append((face, face, NO_FACE, NO_FACE))
+        truncated = tuple(
+            texts.truncated[row_of[item.prompt]] or texts.truncated[row_of[item.negative_prompt]] for item in items
+        )
+        return Conditioning(texts.tokens, faces, tuple(text_of), tuple(face_of), truncated)
+
+    def predict(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        """Run the UNet once: `sampler.Predict`, in the pipeline's precision; returns float32."""
+        kind = PRECISIONS[self.precision]
+        with torch.inference_mode(), device_errors("a denoising step"):
+            scaled = latents.to(kind).contiguous(memory_format=torch.channels_last)
+            out = self.unet(scaled, timestep, encoder_hidden_states=context.to(kind), return_dict=False)[0]
+            return torch.as_tensor(out).float()
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Return pictures (n, height, width, 3) float32 in [0, 1] of clean latents (n, c, h, w).
+
+        What the VAE makes of a broken latent stays visible: a NaN is returned as a NaN.
+        """
+        config = self.vae.config
+        scaled = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        with torch.inference_mode(), device_errors("decoding"):
+            ready = scaled.to(DECODE_PRECISIONS[self.precision]).contiguous(memory_format=torch.channels_last)
+            pixels = self.vae.decode(ready, return_dict=False)[0].float()
+            unit = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
+            return np.asarray(unit.cpu().numpy())
+
+    def release(self) -> None:
+        """Give memory that torch keeps for later back to the device, before a smaller batch is tried."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,177 @@
+"""`make bench`: speed as ratios, both sides measured in turn in one run; writes OUT/bench.json.
+
+python -m tests.benchmarks --out out [--rounds 3] [--items 48]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from face0_worker.contract.consent import ConsentRecord, Purpose
+from face0_worker.contract.job import ItemState, RenderItem
+from face0_worker.contract.receipt import Verdict
+from face0_worker.faces.packs import digest_folder
+from face0_worker.models import model_folder
+from face0_worker.records import consents
+from face0_worker.records.offers import find_model
+from face0_worker.records.progress import job_status
+from face0_worker.render.batch import RenderRequest, render_batch
+from face0_worker.render.pipeline import Pipeline
+from face0_worker.settings import Settings, load_settings
+from producer import stack
+from producer.catalogue import ItemDefaults
+from producer.demo import PERSON
+from producer.init import init
+from producer.services import Services
+from producer.submit import submit
+
+COLOURS = ("red", "black", "blue", "green", "white", "yellow", "pink", "grey")
+CONSENT = "consent-bench"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: medians of both sides, and the median and spread (largest less smallest) of the paired ratios."""
+
+    name: str
+    a: float
+    b: float
+    ratio: float
+    spread: float
+    unit: str
+
+
+def compare(name: str, pairs: list[tuple[float, float]], unit: str) -> Row:
+    """Return the row of paired measurements (a, b)."""
+    ratios = [a / b for a, b in pairs]
+    middle = [statistics.median(side) for side in zip(*pairs, strict=True)]
+    values = [*middle, statistics.median(ratios), max(ratios) - min(ratios)]
+    return Row(name, *(round(value, 4) for value in values), unit)
+
+
+def items_of_round(defaults: ItemDefaults, number: int, count: int) -> list[RenderItem]:
+    """Return `count` items that no other round has, so that nothing is kept from an earlier one."""
+    items = []
+    for index in range(count):
+        garment, background = COLOURS[index % 8], COLOURS[(index // 8) % 8]
+        prompt = f"a portrait of a person with long hair wearing a {garment} turtleneck, {background} background"
+        items.append(
+            RenderItem(
+                sku=f"bench-{number}-{index}",
+                prompt=prompt,
+                seed=1000 * number + index,
+                width=defaults.width,
+                height=defaults.height,
+                steps=defaults.steps,
+                guidance=defaults.guidance,
+                precision=defaults.precision,
+            )
+        )
+    return items
+
+
+def end_to_end(services: Services, items: list[RenderItem]) -> float:
+    """Return pictures per second from submit to the last commit: ledger, broker, face, gate, marks, storage."""
+    begun = time.perf_counter()
+    job_id = submit(services, face=PERSON, items=items, consent_id=CONSENT).job_id
+    while not (status := job_status(services.ledger, job_id)).ended:
+        time.sleep(0.01)
+    if status.counts[ItemState.DONE] != len(items):
+        raise click.ClickException(f"only {status.counts[ItemState.DONE]} of {len(items)} pictures were made")
+    return len(items) / (time.perf_counter() - begun)
+
+
+def bare_loop(pipeline: Pipeline, items: list[RenderItem], batch: int) -> float:
+    """Return pictures per second of denoising and decoding alone, same model, items and batch size."""
+    rng = np.random.default_rng(0)
+    face = rng.standard_normal(pipeline.card.embedder_dim).astype(np.float32)
+    requests = [RenderRequest(item, face) for item in items]
+    begun = time.perf_counter()
+    for start in range(0, len(requests), batch):
+        made = render_batch(
+            pipeline,
+            requests[start : start + batch],
+            judge=lambda pixels, face: Verdict(True, "ok", 0, None, 0.5, 0.5),
+            on_step=lambda step, steps: None,
+        )
+        if any(one.error for one in made):
+            raise click.ClickException("the bare loop failed on a picture")
+    return len(items) / (time.perf_counter() - begun)
+
+
+@contextmanager
+def installation() -> Iterator[tuple[Settings, Services]]:
+    """Give a fresh installation with one worker, and end it."""
+    with tempfile.TemporaryDirectory(prefix="face0-bench-") as folder:
+        settings = load_settings(None, home=Path(folder) / "home", broker_url="", ledger_url="", storage="")
+        for _ in init(settings):
+            pass
+        try:
+            stack.up(settings, lambda _: None)
+            with Services(settings) as services:
+                now = datetime.now(UTC)
+                purposes, until = frozenset({Purpose.CATALOGUE}), now + timedelta(days=1)
+                consents.grant(services.ledger, ConsentRecord(CONSENT, "nobody", purposes, now, until))
+                yield settings, services
+        finally:
+            stack.down(settings, lambda _: None)
+
+
+def queue_overhead(rounds: int, count: int) -> Row:
+    """Compare the whole system with the bare loop, in turn; the first pair warms both up and is not counted."""
+    pairs = []
+    with installation() as (settings, services):
+        folder = model_folder(settings.model)
+        pipeline = Pipeline.load(
+            folder, digest=digest_folder(folder), device=settings.device, precision=settings.precision
+        )
+        defaults = ItemDefaults.of_model(find_model(services.ledger, None).facts)
+        for number in range(rounds + 1):
+            items = items_of_round(defaults, number, count)
+            pair = end_to_end(services, items), bare_loop(pipeline, items, settings.batch)
+            click.echo(f"round {number}: end to end {pair[0]:.2f}, bare loop {pair[1]:.2f} pictures/s")
+            if number:
+                pairs.append(pair)
+    return compare("end to end / bare loop", pairs, "pictures/s")
+
+
+def about() -> dict[str, str]:
+    """Return the device and the commit that were measured."""
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {"device": f"{device}, {os.cpu_count()} cores", "commit": asked.stdout.strip() or "unknown"}
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
+@click.option("--rounds", default=3, show_default=True, help="Counted pairs, after one that warms up.")
+@click.option("--items", default=48, show_default=True, help="Pictures of each side in a round.")
+def main(out: Path, rounds: int, items: int) -> None:
+    """Measure and write OUT/bench.json."""
+    rows = [queue_overhead(rounds, items)]
+    report: dict[str, Any] = {**about(), "rows": [vars(row) for row in rows]}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for row in rows:
+        click.echo(f"{row.name}: {row.a} / {row.b} {row.unit} = {row.ratio} (spread {row.spread})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The render worker on a real ledger, vault and storage; only the renderer is a stand-in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from face0_worker.contract.errors import Face0Error, ItemFailed
+from face0_worker.contract.job import ItemState, RenderItem
+from face0_worker.contract.receipt import Verdict
+from face0_worker.records import attempts, commits, consents, jobs
+from face0_worker.records.ledger import Ledger
+from face0_worker.records.provenance import Signer, read_reference, verify_receipt
+from face0_worker.records.storage import Storage, face_key, open_storage, picture_key
+from face0_worker.records.sweep import sweep_job
+from face0_worker.records.vault import Vault, seal_face
+from face0_worker.tasks import Office, RenderWorker
+from tests import ledgers
+from tests.ledgers import GOOD, Broker
+
+FACE = np.random.default_rng(5).standard_normal(128).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What a stand-in renderer says of one item."""
+
+    pixels: np.ndarray | None
+    verdict: Verdict | None = GOOD
+    error: Face0Error | None = None
+
+
+Asked = Sequence[tuple[RenderItem, np.ndarray]]
+OnStep = Callable[[int, int], None]
+
+
+def paint(item: RenderItem) -> Painted:
+    """A picture in one colour that depends on the seed."""
+    return Painted(np.full((64, 64, 3), item.seed % 200 + 20, np.uint8))
+
+
+def paint_all(asked: Asked, on_step: OnStep) -> list[Painted]:
+    on_step(1, 1)
+    return [paint(item) for item, _ in asked]
+
+
+@dataclass
+class Desk:
+    """A worker's office with one person's face in it."""
+
+    ledger: Ledger
+    office: Office
+    storage: Storage
+
+    def submit(self, count: int, consent_id: str = "c1") -> str:
+        """Enqueue `count` items of a consenting person whose face is sealed, and offer the model."""
+        if consents.get(self.ledger, consent_id) is None:
+            ledgers.give_consent(self.ledger, consent_id)
+            self.office.vault.new_key(consent_id)
+        digest, sealed = seal_face(self.office.vault, consent_id, b"photo", FACE)
+        key = face_key(consent_id, digest)
+        self.storage.put(key, sealed)
+        subject = replace(ledgers.subject(consent_id), face_digest=digest)
+        job = ledgers.CatalogueJob(
+            id=f"job-{consent_id}-{count}",
+            subject=subject,
+            purpose="catalogue",
+            priority=ledgers.Priority.NORMAL,
+            items=ledgers.some_items(count),
+        )
+        return jobs.create_job(self.ledger, job, key)[0]
+
+    def attempt(self) -> str:
+        """Dispatch and return the one attempt that was sent."""
+        broker = Broker()
+        ledgers.dispatch_once(self.ledger, broker, batch_size=8, window=1)
+        (attempt_id,) = broker.take()
+        return attempt_id
+
+    def render(self, renderer: Callable[[Asked, OnStep], Sequence[Painted]]) -> None:
+        """Run one attempt with this renderer."""
+        worker = RenderWorker(self.office, renderer)
+        worker.run(self.attempt())
+        worker.close()
+
+    def pictures(self) -> list[str]:
+        """The keys of all stored pictures."""
+        return list(self.storage.list("pictures/"))
+
+
+@pytest.fixture
+def desk(ledger: Ledger, tmp_path: Path) -> Desk:
+    storage = open_storage(str(tmp_path / "storage"))
+    office = Office(
+        ledger=ledger,
+        storage=storage,
+        vault=Vault.create(tmp_path / "vault"),
+        signer=Signer.create(tmp_path / "keys"),
+        worker_id="w1",
+        lease_s=60,
+    )
+    return Desk(ledger, office, storage)
+
+
+def test_every_item_is_committed_with_a_receipt_about_its_bytes(desk: Desk) -> None:
+    job_id = desk.submit(3)
+    desk.render(paint_all)
+    rows = ledgers.item_rows(desk.ledger, job_id)
+    assert [row.state for row in rows] == [ItemState.DONE] * 3
+    for row in rows:
+        assert row.picture_key is not None
+        commit = commits.find_commit(desk.ledger, item_key=row.item_key)
+        assert commit is not None
+        receipt = verify_receipt(commit.receipt, desk.office.signer.public_key)
+        assert receipt.picture_sha256 == row.picture_sha256
+        picture = desk.storage.get(row.picture_key)
+        assert hashlib.sha256(picture).hexdigest() == row.picture_sha256
+        assert read_reference(picture) == row.item_key
+
+
+def test_the_renderer_gets_the_face_that_was_sealed(desk: Desk) -> None:
+    desk.submit(1)
+    seen: list[np.ndarray] = []
+
+    def look(asked: Asked, on_step: OnStep) -> list[Painted]:
+        seen.extend(face for _, face in asked)
+        return paint_all(asked, on_step)
+
+    desk.render(look)
+    np.testing.assert_array_equal(seen, [FACE])
+
+
+def test_an_item_that_fails_does_not_take_its_neighbours_along(desk: Desk) -> None:
+    job_id = desk.submit(3)
+
+    def second_fails(asked: Asked, on_step: OnStep) -> list[Painted]:
+        painted = paint_all(asked, on_step)
+        painted[1] = Painted(None, None, ItemFailed("no such sampler"))
+        return painted
+
+    desk.render(second_fails)
+    assert ledgers.states(desk.ledger, job_id) == [ItemState.DONE, ItemState.FAILED, ItemState.DONE]
+    assert [row.error for row in jobs.job_items(desk.ledger, job_id)] == [None, "no such sampler", None]
+
+
+def test_a_rejected_picture_is_not_stored(desk: Desk) -> None:
+    job_id = desk.submit(1)
+    black = replace(GOOD, accepted=False, reason="black")
+    desk.render(lambda asked, on_step: [Painted(np.zeros((64, 64, 3), np.uint8), black)])
+    assert ledgers.states(desk.ledger, job_id) == [ItemState.REJECTED]
+    assert desk.pictures() == []
+
+
+def test_a_worker_that_lost_its_lease_leaves_no_commit_and_no_picture(desk: Desk) -> None:
+    job_id = desk.submit(2)
+
+    def lose(asked: Asked, on_step: OnStep) -> list[Painted]:
+        with desk.ledger.transaction() as connection:
+            (attempt_id,) = connection.execute(ledgers.select(ledgers.attempts_table.c.id)).scalars()
+        ledgers.expire_lease(desk.ledger, attempt_id)
+        assert attempts.release(desk.ledger, expired=True, crash_limit=3) == [attempt_id]
+        return paint_all(asked, on_step)
+
+    desk.render(lose)
+    assert ledgers.states(desk.ledger, job_id) == [ItemState.WAITING] * 2
+    assert desk.pictures() == []
+
+
+def test_a_consent_revoked_while_rendering_leaves_no_picture(desk: Desk) -> None:
+    job_id = desk.submit(2)
+
+    def revoke(asked: Asked, on_step: OnStep) -> list[Painted]:
+        consents.revoke(desk.ledger, "c1")
+        return paint_all(asked, on_step)
+
+    desk.render(revoke)
+    assert ledgers.states(desk.ledger, job_id) == [ItemState.CANCELLED] * 2
+    assert desk.pictures() == []
+
+
+def test_a_face_whose_key_is_destroyed_is_never_rendered(desk: Desk) -> None:
+    job_id = desk.submit(2)
+    desk.office.vault.destroy("c1")
+
+    def never(asked: Asked, on_step: OnStep) -> list[Painted]:
+        raise AssertionError("rendered without a key")
+
+    desk.render(never)
+    assert ledgers.states(desk.ledger, job_id) == [ItemState.CANCELLED] * 2
+
+
+def test_people_of_different_jobs_share_one_batch(desk: Desk) -> None:
+    first, second = desk.submit(2, "c1"), desk.submit(2, "c2")
+    sizes: list[int] = []
+
+    def count(asked: Asked, on_step: OnStep) -> list[Painted]:
+        sizes.append(len(asked))
+        return paint_all(asked, on_step)
+
+    desk.render(count)
+    assert sizes == [4]
+    assert ledgers.states(desk.ledger, first) == ledgers.states(desk.ledger, second) == [ItemState.DONE] * 2
+
+
+def test_a_picture_left_by_a_worker_that_died_before_its_commit_is_swept(desk: Desk) -> None:
+    job_id = desk.submit(1)
+    claim = attempts.claim(desk.ledger, desk.attempt(), "w1", 60)
+    assert claim is not None
+    item = claim.items[0]
+    orphan = picture_key(item.subject.consent_id, item.item_key, ledgers.digest("left behind"))
+    desk.storage.put(orphan, b"left behind")
+    attempts.release(desk.ledger, worker_id="w1", crash_limit=3)
+    assert sweep_job(desk.ledger, desk.storage, job_id) == 0  # the item is open: its pictures are not touched
+    desk.render(paint_all)
+    assert sweep_job(desk.ledger, desk.storage, job_id) == 1
+    (row,) = ledgers.item_rows(desk.ledger, job_id)
+    assert desk.pictures() == [row.picture_key]
