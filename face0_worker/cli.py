@@ -81,16 +81,16 @@ def model_inspect(ctx: click.Context, folder: Path | None, as_json: bool) -> Non
 @main.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with people.jsonl and pictures.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; resumes from it.")
-@click.option("--vae-minutes", default=30.0, show_default=True, help="Time for the VAE, where there is none yet.")
+@click.option("--vae-steps", default=4000, show_default=True, help="Steps of the VAE, where there is none yet.")
 @click.option("--steps", default=8000, show_default=True, help="Optimiser steps of the denoiser, over all sittings.")
 @click.option("--minutes", default=90.0, show_default=True, help="Time for this sitting.")
 @click.option("--crop", default=None, help="left,top,right,bottom of every picture, in its pixels.")
-def train(data: Path, out: Path, vae_minutes: float, steps: int, minutes: float, crop: str | None) -> None:
+def train(data: Path, out: Path, vae_steps: int, steps: int, minutes: float, crop: str | None) -> None:
     """Train a small model from captioned portraits: VAE, then text encoder, denoiser and FaceMapper."""
     from face0_worker.learn.small_model import train_small
 
     box = None if crop is None else _box(crop)
-    train_small(data, out, vae_minutes=vae_minutes, steps=steps, minutes=minutes, crop=box, say=click.echo)
+    train_small(data, out, vae_steps=vae_steps, steps=steps, minutes=minutes, crop=box, say=click.echo)
 
 
 def _box(text: str) -> tuple[int, int, int, int]:

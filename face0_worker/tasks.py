@@ -153,7 +153,8 @@ class RenderWorker:
             elif not outcome.verdict.accepted:
                 self._end_item(done.claim, item, ItemState.REJECTED, ItemFailed(outcome.verdict.reason))
             else:
-                with contextlib.suppress(ConsentRefused):  # the ledger has cancelled the item; its picture is swept
+                # the ledger has ended the item already: its consent, or somebody who cancelled it
+                with contextlib.suppress(ConsentRefused, ItemFailed):
                     self._commit(done.claim, item, outcome.pixels, outcome.verdict)
         attempts.finish_attempt(self._office.ledger, done.claim.attempt_id, done.claim.token)
 
@@ -183,7 +184,7 @@ class RenderWorker:
             outcome = commits.commit(
                 office.ledger, claim.attempt_id, claim.token, item, key, digest, office.signer.sign(receipt), verdict
             )
-        except (ConsentRefused, LeaseLost):
+        except (ConsentRefused, ItemFailed, LeaseLost):
             office.storage.delete(key)  # no two renders share a key: their marks differ
             raise
         if outcome == "kept":  # somebody committed the same item first; this copy is nobody's

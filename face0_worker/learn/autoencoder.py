@@ -30,9 +30,9 @@ KL_WEIGHT = 1e-6
 
 @dataclass(frozen=True)
 class VaePlan:
-    """How long and how the VAE trains. `minutes` is wall time over all sittings of this run."""
+    """How long and how the VAE trains."""
 
-    minutes: float
+    steps: int
     batch: int = 16
     crop: int = 64
     rate: float = 1.2e-3
@@ -69,8 +69,8 @@ def reconstruction_loss(out: Tensor, want: Tensor) -> Tensor:
 def train_vae(pixels: np.ndarray, out: Path, plan: VaePlan, say: Callable[[str], None] = print) -> AutoencoderKL:
     """Train on `pixels` (uint8 n, s, s, 3) and write the diffusers folder `out`; resumes from it.
 
-    The learning rate follows one cosine over `plan.minutes`; the scaling factor is set so that latents
-    have unit variance. A killed run loses at most a minute.
+    The learning rate follows one cosine over `plan.steps`; the scaling factor is set so that latents have unit
+    variance. The weights are kept every minute; a run that is started again trains `plan.steps` more from there.
     """
     torch.manual_seed(plan.seed)
     rng = np.random.default_rng(plan.seed)
@@ -81,12 +81,10 @@ def train_vae(pixels: np.ndarray, out: Path, plan: VaePlan, say: Callable[[str],
         vae.quant_conv.requires_grad_(False)
     optimiser = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], lr=plan.rate, weight_decay=1e-4)
     start = saved = time.monotonic()
-    step, recent = 0, 0.0
-    while True:
-        part = (time.monotonic() - start) / (60 * plan.minutes)
-        if part >= 1:
-            break
-        warm = min(1.0, (step + 1) / 50)
+    recent = 0.0
+    for step in range(1, plan.steps + 1):
+        part = (step - 1) / plan.steps
+        warm = min(1.0, step / 50)
         for group in optimiser.param_groups:
             group["lr"] = plan.rate * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * part)))
         batch = random_crops(pixels, plan.batch, plan.crop, rng)
@@ -102,7 +100,6 @@ def train_vae(pixels: np.ndarray, out: Path, plan: VaePlan, say: Callable[[str],
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
-        step += 1
         recent = 0.95 * recent + 0.05 * float(loss.detach()) if step > 1 else float(loss.detach())
         if step % 50 == 0:
             say(f"vae step {step} loss {recent:.4f} {(time.monotonic() - start) / step:.2f} s/step {100 * part:.0f}%")

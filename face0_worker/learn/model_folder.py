@@ -54,7 +54,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     """
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
-        raise ModelMissing("CLIP's merges are not installed; run `make setup-train`")
+        raise ModelMissing("CLIP's merges are not installed; run `make setup`")
     with gzip.open(Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as opened:
         merges = opened.read().split("\n")[1 : 1 + MERGES]
     letters = _byte_letters()

@@ -26,7 +26,7 @@ def train_small(
     data: Path,
     out: Path,
     *,
-    vae_minutes: float,
+    vae_steps: int,
     steps: int,
     minutes: float,
     crop: tuple[int, int, int, int] | None = None,
@@ -34,7 +34,8 @@ def train_small(
 ) -> None:
     """Train on `data` and write the model folder `out`; what is half done lies in `out`.training and is resumed.
 
-    People of the held-out part are never trained on. `minutes` bounds this sitting, not counting the VAE.
+    People of the held-out part are never trained on. `minutes` bounds the denoiser's part of
+    this sitting.
     Raises: BadInput: `data` is not a folder of captioned portraits. ModelMissing: face weights or merges are absent.
     """
     work = out.with_name(out.name + ".training")
@@ -45,7 +46,7 @@ def train_small(
     faces = embed_portraits(seen, embedder, work / "faces.npy", say)
     vae_folder = work / "vae"
     if not (vae_folder / "done").is_file():
-        train_vae(seen.pixels, vae_folder, VaePlan(minutes=vae_minutes), say)
+        train_vae(seen.pixels, vae_folder, VaePlan(steps=vae_steps), say)
         (vae_folder / "done").touch()
     vae = AutoencoderKL.from_pretrained(vae_folder).eval().to(memory_format=torch.channels_last)
     corpus = encode_corpus(seen, faces, vae, work / "latents.safetensors")

@@ -90,7 +90,7 @@ def check_request(pipeline: Pipeline, request: RenderRequest) -> None:
 def _render(pipeline: Pipeline, requests: Sequence[RenderRequest], judge: Judge, on_step: OnStep) -> list[Rendered]:
     """Render checked requests of one size, sampler and number of steps, halving what fails on the device."""
     try:
-        pictures, truncated = _make(pipeline, requests, on_step)
+        pictures, truncated = make_pictures(pipeline, requests, on_step)
     except ItemFailed as error:
         if len(requests) == 1:
             # without its traceback, whose frames hold the batch's tensors
@@ -107,7 +107,7 @@ def _render(pipeline: Pipeline, requests: Sequence[RenderRequest], judge: Judge,
 
 
 @torch.inference_mode()
-def _make(
+def make_pictures(
     pipeline: Pipeline, requests: Sequence[RenderRequest], on_step: OnStep
 ) -> tuple[np.ndarray, tuple[bool, ...]]:
     """Return pictures (n, h, w, 3) float32 in [0, 1], NaN where an item broke, and the truncated flags."""
