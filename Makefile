@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# an S3 server for the tests, in a place of its own: it asks for other versions of boto3
+S3_SERVER := $(VENV)-s3/bin/ministack
 OUT ?= out
 
 .PHONY: setup demo test lint bench deploy-check clean
@@ -10,9 +12,9 @@ OUT ?= out
 demo: $(READY)  ## one person, twelve products, on this machine alone
 	$(BIN)/face0 demo --out $(OUT)
 
-test: $(READY)  ## style, types, floors, then every test
+test: $(READY) $(S3_SERVER)  ## style, types, floors, then every test
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	FACE0_TEST_S3=required FACE0_TEST_S3_COMMAND=$(abspath $(S3_SERVER)) $(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -36,5 +38,10 @@ $(READY): pyproject.toml Makefile
 	  "opencv-python-headless==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))')"
 	touch $(READY)
 
+$(S3_SERVER): Makefile
+	$(PYTHON) -m venv $(VENV)-s3
+	$(VENV)-s3/bin/python -m pip install --quiet ministack==1.5.33
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OUT) build *.egg-info
+	rm -rf $(VENV) $(VENV)-s3 $(OUT) build *.egg-info

@@ -36,7 +36,7 @@ class TrainPlan:
     batch: int = 32
     rate: float = 5e-4
     warmup: int = 200
-    ema: float = 0.9995
+    ema: float = 0.998
     drop_face: float = 0.10
     drop_text: float = 0.08
     drop_both: float = 0.08

@@ -183,6 +183,19 @@ def test_a_consent_revoked_while_rendering_leaves_no_picture(desk: Desk) -> None
     assert desk.pictures() == []
 
 
+def test_a_job_cancelled_while_rendering_does_not_take_its_neighbours_along(desk: Desk) -> None:
+    cancelled, other = desk.submit(2, "c1"), desk.submit(2, "c2")
+
+    def cancel(asked: Asked, on_step: OnStep) -> list[Painted]:
+        jobs.cancel_job(desk.ledger, cancelled)
+        return paint_all(asked, on_step)
+
+    desk.render(cancel)
+    assert ledgers.states(desk.ledger, cancelled) == [ItemState.CANCELLED] * 2
+    assert ledgers.states(desk.ledger, other) == [ItemState.DONE] * 2
+    assert len(desk.pictures()) == 2
+
+
 def test_a_face_whose_key_is_destroyed_is_never_rendered(desk: Desk) -> None:
     job_id = desk.submit(2)
     desk.office.vault.destroy("c1")
