@@ -20,6 +20,22 @@ from face0_worker.learn.model_folder import FACE_TOKENS, write_model, write_toke
 from face0_worker.learn.train import Trainer, TrainPlan, encode_corpus
 
 SIZE = 128
+CARD = """# {name}
+
+A small Face0 model, trained from nothing on rendered portraits of people who do not exist. It proves the machinery on
+any machine; it is not meant for a shop window.
+
+- **Makes** {size} x {size} px portraits: garment and background in the colours of the prompt, hair as the prompt says,
+  the face after one photo.
+- **Prompts** like "a portrait of a smiling person with long hair wearing a red turtleneck, white background".
+  Colours: red, black, blue, green, white, yellow, pink, grey. Hair: short, bob, braided, ponytail, long, afro.
+- **Faces** come from the pack {embedder[name]} (digest {embedder[digest]}).
+- **Trained** on {training[pictures]} pictures of {training[people]} people for {training[step]} steps
+  ({training[hours]} hours on two CPU cores); the people of the held-out part were never seen.
+- **Limits**: skin is smoother than in the photo, likeness is coarse, only frontal heads, only turtlenecks, nothing
+  but a plain background.
+- **Licences**: {licences}
+"""
 
 
 def train_small(
@@ -75,6 +91,7 @@ def assemble(out: Path, vae: AutoencoderKL, tokenizer: Path, trainer: Trainer, f
     shutil.copytree(tokenizer, out / "tokenizer", dirs_exist_ok=True)
     vae.to(torch.float16).save_pretrained(out / "vae")
     write_model(out, trainer.ema, facts)
+    (out / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
 
 
 def embed_portraits(

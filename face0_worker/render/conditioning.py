@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,13 +30,14 @@ class FaceMapper(nn.Module):
         super().__init__()
         self.tokens, self.text_width = tokens, text_width
         sizes = (embedding, width, width, width, tokens * text_width)
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
 
     def forward(self, embedding: Tensor) -> Tensor:
         x = embedding
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = torch.relu(layer(x))
-        x = self.layers[-1](x)
+        x = torch.as_tensor(last(x))
         return x.reshape(len(x), self.tokens, self.text_width)
 
 

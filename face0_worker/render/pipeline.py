@@ -94,8 +94,8 @@ def device_errors(doing: str) -> Iterator[None]:
 class Pipeline:
     """One model on one device. It keeps no state of a request; one thread at a time uses it.
 
-    The UNet runs in `precision` and the VAE in DECODE_PRECISIONS of it. The text encoder and the mapper run in float32: they run once per
-    prompt and face, so precision there costs nothing.
+    The UNet runs in `precision` and the VAE in DECODE_PRECISIONS of it. The text encoder and the mapper run in
+    float32: they run once per prompt and face, so precision there costs nothing.
     """
 
     def __init__(self, parts: Parts, *, digest: str, device: torch.device, precision: str) -> None:

@@ -62,7 +62,7 @@ def denoise(
     config, and guidance combines either. `on_step(done, steps)` is called after every step; what it raises
     ends the loop. All arithmetic but the denoiser's own is float32, and no item's depends on another's.
     """
-    latents = noise.float() * scheduler.init_noise_sigma
+    latents: Tensor = noise.float() * scheduler.init_noise_sigma
     timesteps = scheduler.timesteps
     planned, context = Rows((), (), ()), latents
     for step, timestep in enumerate(timesteps):

@@ -1,0 +1,1 @@
+"""The submitting side: product lists in, pictures out. Imports without torch."""

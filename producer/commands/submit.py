@@ -1,0 +1,111 @@
+"""`face0 submit`: a photo and a product list become a job."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+
+import click
+
+from face0_worker.contract.consent import Purpose, Use
+from face0_worker.contract.job import Priority
+from face0_worker.records import consents
+from face0_worker.records.offers import find_model
+from producer import submit as room
+from producer.catalogue import ItemDefaults, read_items
+from producer.commands.jobs import follow_to_the_end
+from producer.commands.setting import any_path, opened
+from producer.show import as_json_option, print_json, say
+
+
+@click.command()
+@click.option("--face", required=True, type=any_path, help="Photo of the person: one face, well lit, any picture file.")
+@click.option("--skus", required=True, type=any_path, help="Product list: .csv or .jsonl with columns sku and prompt.")
+@click.option(
+    "--consent", "consent_id", required=True, metavar="ID", help="The person's consent; `face0 consent list`."
+)
+@click.option(
+    "--purpose",
+    type=click.Choice([str(purpose) for purpose in Purpose]),
+    default=str(Purpose.CATALOGUE),
+    show_default=True,
+    help="What the pictures are for; the consent must allow it.",
+)
+@click.option("--template", help='Make prompts from columns: "a portrait of a person wearing {garment}".')
+@click.option(
+    "--priority",
+    type=click.Choice([priority.name.lower() for priority in Priority]),
+    default="normal",
+    show_default=True,
+    help="An urgent job overtakes the others.",
+)
+@click.option("--model", help="Model by name or digest; default: the one that a worker offers.")
+@click.option("--catalogue", default="", help="Name of the catalogue the pictures belong to.")
+@click.option("--idempotency-key", default="", help="The same key again returns the same job instead of a new one.")
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would happen; enqueue nothing.")
+@click.option("--wait", is_flag=True, help="Follow the job until it ends.")
+@as_json_option
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    face: Path,
+    skus: Path,
+    consent_id: str,
+    purpose: str,
+    template: str | None,
+    priority: str,
+    model: str | None,
+    catalogue: str,
+    idempotency_key: str,
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Render a product list with one person's photo. The consent is checked before the photo is opened.
+
+    The photo and the face's numbers are stored encrypted under the consent's own key.
+    """
+    with opened(ctx) as services:
+        # before the list is read, too: whoever has no consent learns that first
+        consents.require(services.ledger, consent_id, Use(Purpose(purpose)), stage="submit")
+        defaults = ItemDefaults.of_model(find_model(services.ledger, model).facts)
+        result = room.submit(
+            services,
+            face=face,
+            items=read_items(skus, template, defaults),
+            consent_id=consent_id,
+            purpose=Purpose(purpose),
+            priority=Priority[priority.upper()],
+            model=model,
+            catalogue=catalogue,
+            submitter=_user(),
+            idempotency_key=idempotency_key,
+            dry_run=dry_run,
+        )
+        if as_json:
+            print_json(result)
+        else:
+            _tell(result, dry_run=dry_run, wait=wait)
+        if dry_run or not wait:
+            return 0
+        return follow_to_the_end(services, result.job_id, quiet=as_json)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return ""
+
+
+def _tell(result: room.SubmitResult, *, dry_run: bool, wait: bool) -> None:
+    kept = f"; {result.kept} exist already and are kept" if result.kept else ""
+    if dry_run:
+        say(f"Dry run: {result.items} pictures would be made with model {result.model}{kept}. Nothing was enqueued.")
+        return
+    if not result.created:
+        say(f"This idempotency key has made job {result.job_id} before ({result.items} pictures); nothing was added.")
+    else:
+        say(f"Job {result.job_id}: {result.items} pictures with model {result.model}{kept}.")
+    if not wait:
+        say(f"Next: `face0 watch {result.job_id}`, then `face0 results pull {result.job_id} --to DIR`")

@@ -1,0 +1,73 @@
+"""What a command works with: ledger, storage, vault, keys and face pack of one installation, opened when first used."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from face0_worker.embedded import ledger_url
+from face0_worker.records.ledger import Ledger, open_ledger
+from face0_worker.records.storage import Storage, open_storage
+from face0_worker.records.vault import Vault
+from face0_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from face0_worker.faces.embed import Embedder
+    from face0_worker.faces.packs import FacePack
+
+
+def keys_folder(settings: Settings) -> Path:
+    """Return where the signing key and its public half lie."""
+    return settings.home_dir / "keys"
+
+
+def vault_folder(settings: Settings) -> Path:
+    """Return where the vault's keys lie."""
+    return settings.home_dir / "vault"
+
+
+class Services:
+    """Opened parts of one installation. Use it in a `with`; each part is opened on first use and may raise then."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger. Raises: LedgerDown."""
+        return open_ledger(ledger_url(self.settings))
+
+    @cached_property
+    def storage(self) -> Storage:
+        """The object store. Raises: StorageDown, BadInput."""
+        return open_storage(self.settings.storage_url, self.settings.s3_endpoint)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The vault. Raises: BadInput: `face0 init` was not run."""
+        return Vault.open(vault_folder(self.settings))
+
+    @cached_property
+    def pack(self) -> FacePack:
+        """The face pack. Raises: ModelMissing."""
+        from face0_worker.faces.packs import load_pack
+
+        return load_pack(self.settings.pack)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The loaded face pack. Raises: ModelMissing."""
+        from face0_worker.faces.embed import Embedder
+
+        return Embedder.open(self.pack)
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if "ledger" in self.__dict__:
+            self.ledger.close()

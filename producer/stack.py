@@ -1,0 +1,154 @@
+"""Start and stop everything one machine needs: the embedded broker, the embedded ledger and one worker."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import face0_worker
+from face0_worker.contract.errors import ModelMissing, ServiceDown
+from face0_worker.embedded import (
+    find_broker,
+    find_ledger,
+    run_folder,
+    start_broker,
+    start_ledger,
+    stop_broker,
+    stop_ledger,
+)
+from face0_worker.embedded.processes import Remembered, end, ended, launch, only_one, recall, remember
+from face0_worker.records.offers import ModelOffer, find_model
+from face0_worker.records.tables import create_schema
+from face0_worker.settings import Settings
+from producer.services import Services
+
+Say = Callable[[str], None]
+
+_WORKER_STOP_S = 75.0  # above the time that a supervisor gives its child to finish a batch
+_OFFER_S = 600.0  # as long as a supervisor gives its child to load
+
+
+def up(settings: Settings, say: Say, *, offer_s: float = _OFFER_S) -> ModelOffer:
+    """Start what does not run yet, and wait until the worker has offered its model; return the offer.
+
+    When a part fails, those that this call started are stopped again.
+    Raises: BrokerDown, LedgerDown; ServiceDown: the worker ended, or offered nothing within `offer_s` seconds.
+    """
+    with ExitStack() as undo:
+        if not settings.broker_url and find_broker(settings.home_dir) is None:
+            start_broker(settings.home_dir)
+            undo.callback(stop_broker, settings.home_dir)
+            say("broker: started (embedded Valkey)")
+        if not settings.ledger_url and find_ledger(settings.home_dir) is None:
+            start_ledger(settings.home_dir)
+            undo.callback(stop_ledger, settings.home_dir)
+            say("ledger: started (embedded PostgreSQL)")
+        with Services(settings) as services:
+            create_schema(services.ledger.engine)
+            worker = find_worker(settings)
+            if worker is None:
+                worker = _start_worker(settings)
+                undo.callback(stop_worker, settings)
+                say("worker: started, loading its model")
+            offer = _wait_for_offer(services, worker, offer_s, say)
+        undo.pop_all()
+    say(f"worker: ready with model {offer.name}")
+    return offer
+
+
+def down(settings: Settings, say: Say) -> bool:
+    """Stop worker, ledger and broker, in this order. Returns whether anything ran."""
+    stopped = [name for name, ran in _stop_all(settings) if ran]
+    for name in stopped:
+        say(f"{name}: stopped")
+    if not stopped:
+        say("nothing was running")
+    return bool(stopped)
+
+
+def _stop_all(settings: Settings) -> list[tuple[str, bool]]:
+    home = settings.home_dir
+    if not home.is_dir():
+        return []
+    return [("worker", stop_worker(settings)), ("ledger", stop_ledger(home)), ("broker", stop_broker(home))]
+
+
+def find_worker(settings: Settings) -> Remembered | None:
+    """Return the worker that `up` started in this home, or None."""
+    return recall(settings.home_dir / "run" / "worker.json")
+
+
+def stop_worker(settings: Settings) -> bool:
+    """End the worker and every process of its group; it gets time to finish what it holds. Returns whether one ran."""
+    file = run_folder(settings.home_dir) / "worker.json"
+    with only_one(file.with_name("worker.lock")):
+        known = recall(file)
+        if known is not None:
+            end(known, patience_s=_WORKER_STOP_S, group=True)
+        file.unlink(missing_ok=True)
+    return known is not None
+
+
+def worker_log(settings: Settings) -> Path:
+    """Return where the worker's own words go."""
+    return settings.home_dir / "run" / "worker.log"
+
+
+def _start_worker(settings: Settings) -> Remembered:
+    if importlib.util.find_spec("torch") is None:
+        raise ModelMissing("this machine has no worker parts; install them with `pip install 'face0[worker]'`")
+    file = run_folder(settings.home_dir) / "worker.json"
+    with only_one(file.with_name("worker.lock")):
+        command = [sys.executable, "-P", "-m", "face0_worker.cli", "run"]
+        pid = launch(command, worker_log(settings), env=_environment(settings))
+        return remember(file, pid)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return this process's environment with every setting in force, so that the worker has the same ones."""
+    said = {name: str(value) for name, value in settings.model_dump().items() if value not in (None, "")}
+    said |= {"home": str(settings.home_dir), "storage": settings.storage_url}
+    for name in ("pack", "model"):
+        if name in said:
+            said[name] = str(Path(said[name]).expanduser().absolute())
+    code = str(Path(next(iter(face0_worker.__path__))).parent)
+    paths = [code, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # a variable that an argument has emptied must not come back
+    ours = {f"FACE0_{name.upper()}" for name in type(settings).model_fields}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    given = {f"FACE0_{name.upper()}": value for name, value in said.items()}
+    return {**kept, **given, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def _wait_for_offer(services: Services, worker: Remembered, offer_s: float, say: Say) -> ModelOffer:
+    begun, told = time.monotonic(), 0.0
+    while True:
+        if ended(worker.pid):
+            raise ServiceDown(f"the worker ended before it was ready: {_last_words(worker_log(services.settings))}")
+        try:
+            offer = find_model(services.ledger, None)
+            if offer.live:
+                return offer
+        except ModelMissing:
+            pass  # nobody has ever offered one: still loading
+        waited = time.monotonic() - begun
+        if waited > offer_s:
+            log = worker_log(services.settings)
+            raise ServiceDown(f"the worker has offered no model within {offer_s:.0f} s; its log is {log}")
+        if waited - told >= 10:
+            told = waited
+            say(f"worker: still loading ({waited:.0f} s)")
+        time.sleep(0.1)
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        lines = []
+    return f"{lines[-1][:300] if lines else 'it said nothing'} (log: {log})"

@@ -1,0 +1,104 @@
+"""Follow a job until it ends: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from face0_worker.contract.job import OPEN_STATES, ItemState
+from face0_worker.records.ledger import Ledger
+from face0_worker.records.progress import JobStatus, job_items, job_status
+
+_EVERY_S = 0.3
+_LINE_EVERY_S = 1.0
+# what decide() in contract/consent.py may answer: an item cancelled with one of these was refused, not given up
+CONSENT_CODES = frozenset({"unknown", "revoked", "not_yet_valid", "expired", "wrong_purpose"})
+
+
+def follow(ledger: Ledger, job_id: str, console: Console) -> JobStatus:
+    """Show a job's progress until its last item ends; return where it stands then. Raises: BadInput, LedgerDown."""
+    if console.is_terminal:
+        return _bar(ledger, job_id, console)
+    return _lines(ledger, job_id, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+
+
+def _bar(ledger: Ledger, job_id: str, console: Console) -> JobStatus:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="yellow"),
+    )
+    with Progress(*columns, console=console) as progress:
+        status = job_status(ledger, job_id)
+        task = progress.add_task("pictures", total=status.total, note="")
+        while True:
+            progress.update(task, completed=_ended(status), note=note(status))
+            if status.ended:
+                return status
+            time.sleep(_EVERY_S)
+            status = job_status(ledger, job_id)
+
+
+def _lines(ledger: Ledger, job_id: str, say: Callable[[str], None]) -> JobStatus:
+    last, told = "", 0.0
+    while True:
+        status = job_status(ledger, job_id)
+        line = summary(status)
+        if line != last and (status.ended or time.monotonic() - told >= _LINE_EVERY_S):
+            say(line)
+            last, told = line, time.monotonic()
+        if status.ended:
+            return status
+        time.sleep(_EVERY_S)
+
+
+def _ended(status: JobStatus) -> int:
+    return status.total - sum(status.counts[state] for state in OPEN_STATES)
+
+
+def summary(status: JobStatus) -> str:
+    """Return one line: how many are done, and every other state that is not empty."""
+    parts = [f"{status.counts[ItemState.DONE]} of {status.total} done"]
+    if status.kept:
+        parts[0] += f" ({status.kept} kept)"
+    others = [state for state in ItemState if state is not ItemState.DONE and status.counts[state]]
+    parts += [f"{status.counts[state]} {state}" for state in others]
+    said = note(status)
+    return f"{status.id}: {', '.join(parts)}" + (f"; {said}" if said else "")
+
+
+def note(status: JobStatus) -> str:
+    """Return why a job makes no progress, "" when nothing is in its way."""
+    if status.ended:
+        return ""
+    if status.state == "paused":
+        return f"paused: `face0 resume {status.id}` lets it go on"
+    if not status.model_live:
+        return "waiting for a worker: start one with `face0 up`"
+    return ""
+
+
+def outcome(ledger: Ledger, status: JobStatus) -> int:
+    """Return the exit code of an ended job: 0 all done, 3 the consent refused, 1 otherwise."""
+    if status.counts[ItemState.DONE] == status.total:
+        return 0
+    if status.counts[ItemState.FAILED] or status.counts[ItemState.REJECTED]:
+        return 1
+    if status.counts[ItemState.PURGED]:
+        return 3
+    cancelled = job_items(ledger, status.id, {ItemState.CANCELLED})
+    return 3 if any(row.error_code in CONSENT_CODES for row in cancelled) else 1
+
+
+def why_not_done(ledger: Ledger, status: JobStatus, most: int = 10) -> list[str]:
+    """Return a sentence for each of the first items that ended without a picture."""
+    without = {ItemState.FAILED, ItemState.REJECTED, ItemState.CANCELLED, ItemState.PURGED}
+    rows = list(islice(job_items(ledger, status.id, without), most))
+    return [f"SKU {row.sku}: {row.state}: {row.error or 'its consent was revoked'}" for row in rows]

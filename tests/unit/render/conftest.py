@@ -1,0 +1,22 @@
+"""One tiny model for all tests of the render floor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from face0_worker.render.pipeline import Pipeline
+from tests.fakes import write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that predicts velocity, as the shipped one does."""
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> Pipeline:
+    """The tiny model on the CPU in float32, freshly loaded."""
+    return Pipeline.load(tiny_folder, digest="d" * 64, device="cpu", precision="float32")
