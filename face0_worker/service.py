@@ -56,8 +56,10 @@ def dispatcher(settings: Settings, ledger: Ledger) -> Callable[[], int]:
     signer = Signer.open(settings.home_dir / "keys")
 
     def finish(job_id: str) -> str:
-        sweep_job(ledger, storage, job_id)
-        return write_manifest(ledger, storage, signer, job_id)
+        swept = sweep_job(ledger, storage, job_id)
+        key = write_manifest(ledger, storage, signer, job_id)
+        log(Event.MANIFEST_WRITTEN, job=job_id, swept=swept)
+        return key
 
     def round_() -> int:
         repairs = reconcile(
@@ -70,6 +72,12 @@ def dispatcher(settings: Settings, ledger: Ledger) -> Callable[[], int]:
             crash_limit=settings.crash_limit,
         )
         sent = dispatch(ledger, send, batch_size=settings.batch, window=settings.window, queue_length=length)
+        if repairs.released:
+            log(Event.BATCH_RELEASED, batches=repairs.released)
+        if repairs.resent:
+            log(Event.BATCH_RESENT, batches=repairs.resent)
+        if sent:
+            log(Event.BATCH_SENT, batches=sent)
         if repairs.down:
             raise ServiceDown("; ".join(sorted({str(error) for error in repairs.down})))
         return sent + repairs.published + repairs.finished

@@ -29,7 +29,6 @@ class Event(StrEnum):
     BATCH_RENDERED = "batch.rendered"
     BATCH_RELEASED = "batch.released"
     LEASE_LOST = "lease.lost"
-    RECEIPT_PUBLISHED = "receipt.published"
     MANIFEST_WRITTEN = "manifest.written"
 
 

@@ -59,9 +59,14 @@ class Row:
 def compare(name: str, pairs: list[tuple[float, float]], unit: str) -> Row:
     """Return the row of paired measurements (a, b)."""
     ratios = [a / b for a, b in pairs]
-    middle = [statistics.median(side) for side in zip(*pairs, strict=True)]
-    values = [*middle, statistics.median(ratios), max(ratios) - min(ratios)]
-    return Row(name, *(round(value, 4) for value in values), unit)
+    return Row(
+        name,
+        a=round(statistics.median(a for a, _ in pairs), 4),
+        b=round(statistics.median(b for _, b in pairs), 4),
+        ratio=round(statistics.median(ratios), 4),
+        spread=round(max(ratios) - min(ratios), 4),
+        unit=unit,
+    )
 
 
 def items_of_round(defaults: ItemDefaults, number: int, count: int) -> list[RenderItem]:

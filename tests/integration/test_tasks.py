@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from face0_worker.contract.errors import Face0Error, ItemFailed
-from face0_worker.contract.job import ItemState, RenderItem
+from face0_worker.contract.job import CatalogueJob, ItemState, Priority, RenderItem
 from face0_worker.contract.receipt import Verdict
 from face0_worker.records import attempts, commits, consents, jobs
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.provenance import Signer, read_reference, verify_receipt
 from face0_worker.records.storage import Storage, face_key, open_storage, picture_key
 from face0_worker.records.sweep import sweep_job
+from face0_worker.records.tables import attempts as attempts_table
 from face0_worker.records.vault import Vault, seal_face
 from face0_worker.tasks import Office, RenderWorker
 from tests import ledgers
@@ -66,11 +68,11 @@ class Desk:
         key = face_key(consent_id, digest)
         self.storage.put(key, sealed)
         subject = replace(ledgers.subject(consent_id), face_digest=digest)
-        job = ledgers.CatalogueJob(
+        job = CatalogueJob(
             id=f"job-{consent_id}-{count}",
             subject=subject,
             purpose="catalogue",
-            priority=ledgers.Priority.NORMAL,
+            priority=Priority.NORMAL,
             items=ledgers.some_items(count),
         )
         return jobs.create_job(self.ledger, job, key)[0]
@@ -161,7 +163,7 @@ def test_a_worker_that_lost_its_lease_leaves_no_commit_and_no_picture(desk: Desk
 
     def lose(asked: Asked, on_step: OnStep) -> list[Painted]:
         with desk.ledger.transaction() as connection:
-            (attempt_id,) = connection.execute(ledgers.select(ledgers.attempts_table.c.id)).scalars()
+            (attempt_id,) = connection.execute(select(attempts_table.c.id)).scalars()
         ledgers.expire_lease(desk.ledger, attempt_id)
         assert attempts.release(desk.ledger, expired=True, crash_limit=3) == [attempt_id]
         return paint_all(asked, on_step)

@@ -16,7 +16,7 @@ from tests.unit.faces.test_lite_pack import SIX
 
 def _bytes(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
     out = io.BytesIO()
-    image.save(out, form, **options)  # type: ignore[arg-type]
+    image.save(out, form, **options)
     return out.getvalue()
 
 

@@ -49,9 +49,7 @@ def test_six_people_are_found_in_the_sample_photo_and_told_apart(embedder: Embed
     with Image.open(SIX) as photo:
         faces = embedder.find(photo)
     assert len(faces) == 6
-    distances = [
-        float(np.linalg.norm(a.embedding - b.embedding)) for i, a in enumerate(faces) for b in faces[i + 1 :]
-    ]
+    distances = [float(np.linalg.norm(a.embedding - b.embedding)) for i, a in enumerate(faces) for b in faces[i + 1 :]]
     # dlib's own bar for one person is 0.6; two of the six come close to it
     assert np.median(distances) > 0.7
     assert min(distances) > 0.5
