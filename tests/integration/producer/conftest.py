@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from face0_worker.records import offers
 from face0_worker.records.ledger import Ledger
 from face0_worker.settings import Settings
 from producer.init import init
 from producer.services import Services
-from tests.integration.producer.plain_worker import MODEL
+from tests.integration.producer.plain_worker import offer
 
 
 @pytest.fixture
@@ -28,6 +27,5 @@ def settings(tmp_path: Path, ledger_url: str, ledger: Ledger) -> Settings:
 def services(settings: Settings) -> Iterator[Services]:
     """The installation's parts; a worker has offered a model for its face pack."""
     with Services(settings) as opened:
-        facts = {"size": 64, "steps": 4, "precision": "float32", "embedder_digest": opened.pack.digest}
-        offers.offer_model(opened.ledger, "w1", MODEL, "plain", facts)
+        offer(opened)
         yield opened

@@ -11,7 +11,7 @@ from face0_worker.contract.consent import ConsentRecord, Purpose
 from face0_worker.contract.job import RENDERER_VERSION
 from face0_worker.contract.receipt import Receipt, Verdict
 from face0_worker.queue.dispatch import dispatch
-from face0_worker.records import attempts, commits, consents
+from face0_worker.records import attempts, commits, consents, offers
 from face0_worker.records.attempts import Claim, ClaimedItem
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.provenance import Signer, mark_picture
@@ -30,13 +30,20 @@ def grant(ledger: Ledger, consent_id: str = "c1", *, days: float = 1, purpose: P
     return consent_id
 
 
+def offer(services: Services) -> None:
+    """Offer MODEL, made for the installed face pack; an offer lives for half a minute."""
+    facts = {"size": 64, "steps": 4, "precision": "float32", "embedder_digest": services.pack.digest}
+    offers.offer_model(services.ledger, "w1", MODEL, "plain", facts)
+
+
 def render_everything(services: Services, *, fail: str = "") -> int:
     """Render all that waits the way a worker does, with plain pictures; the item of SKU `fail` fails."""
+    offer(services)
     broker, done = Broker(), 0
     signer = Signer.open(keys_folder(services.settings))
     while dispatch(services.ledger, broker.send, batch_size=8, window=2, queue_length=broker.length):
         for attempt_id in broker.take():
-            claim = attempts.claim(services.ledger, attempt_id, "w1", 60)
+            claim = attempts.claim(services.ledger, attempt_id, "w1", lease_s=600)
             for item in claim.items if claim else ():
                 _render(services, signer, claim, item, fail)
                 done += 1

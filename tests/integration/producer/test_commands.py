@@ -18,7 +18,7 @@ from face0_worker.settings import Settings
 from producer import cli
 from producer.demo import LIST, PERSON
 from producer.services import Services
-from tests.integration.producer.plain_worker import grant, render_everything
+from tests.integration.producer.plain_worker import grant, offer, render_everything
 
 pytestmark = pytest.mark.services
 
@@ -221,6 +221,7 @@ def test_the_sign_of_a_list_of_nothing(person: Person, services: Services, tmp_p
 
 
 def test_doctor_says_what_is_wrong_and_how_to_mend_it(person: Person, services: Services) -> None:
+    offer(services)
     found = person.reads("doctor", code=4)
     state = {check["part"]: check["ok"] for check in found["checks"]}
     # this home has no broker
@@ -228,11 +229,14 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(person: Person, services: 
     assert "face0 up" in person.types("doctor", code=4)
 
 
-def test_doctor_notices_a_broker_that_evicts(person: Person, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_notices_a_broker_that_evicts(
+    person: Person, services: Services, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import redis
 
     url = broker_url.replace("redis+socket://", "unix://")
     monkeypatch.setenv("FACE0_BROKER_URL", url)
+    offer(services)
     assert person.reads("doctor")["ok"]
     client = redis.Redis.from_url(url)
     client.config_set("maxmemory-policy", "allkeys-lru")

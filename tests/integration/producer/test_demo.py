@@ -17,7 +17,7 @@ from PIL import Image
 from face0_worker.faces.packs import load_pack
 from tests.fakes import TINY_SIZE, write_tiny_model
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def left_behind(folder: Path) -> list[str]:
 def test_the_demo_ends_with_twelve_verified_pictures_and_nothing_else(
     start_demo: subprocess.Popen[str], short_folder: Path, tmp_path: Path
 ) -> None:
-    said, _ = start_demo.communicate(timeout=500)
+    said, _ = start_demo.communicate(timeout=1200)
     assert start_demo.returncode == 0, said
     out = tmp_path / "out"
     report = json.loads((out / "report.json").read_text())
@@ -77,6 +77,6 @@ def test_a_demo_that_is_ended_in_the_middle_leaves_nothing_running(
         if "worker: started" in line:
             break
     start_demo.send_signal(signal.SIGTERM)
-    start_demo.communicate(timeout=200)
+    start_demo.communicate(timeout=400)
     assert start_demo.returncode == 130
     assert left_behind(short_folder) == []
