@@ -28,10 +28,14 @@ def make_scheduler(config: Mapping[str, Any], sampler: str, steps: int) -> Any:
     """Return a fresh diffusers scheduler for `steps` steps, by the model's own scheduler config.
 
     Its timesteps stay on the CPU, where the loop reads them without waiting for the device.
-    Raises: BadInput: an unknown sampler, or a number of steps that the schedule can't make.
+    Raises: BadInput: an unknown sampler, one that this model can't have, or a number of steps that the schedule
+    can't make.
     """
     if sampler not in SAMPLERS:
         raise BadInput(f"sampler {sampler!r} is unknown; known are {', '.join(SAMPLERS)}")
+    if sampler == "euler" and config.get("rescale_betas_zero_snr"):
+        # it starts at sigma 4096, where float32 has steps of 0.0005: a picture would depend on its batch (P10)
+        raise BadInput("sampler euler is not exact for a model trained to pure noise; use ddim or dpmpp_2m")
     train_steps = int(config.get("num_train_timesteps", 1000))
     if not 1 <= steps <= train_steps:
         raise BadInput(f"steps is {steps}; 1 to {train_steps} can be made with this model")

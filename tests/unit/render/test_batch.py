@@ -94,7 +94,7 @@ def test_two_people_in_one_batch_do_not_leak_into_each_other(tiny: Pipeline) -> 
 
 
 def test_sizes_steps_and_samplers_may_mix_in_one_call(tiny: Pipeline) -> None:
-    items = [ITEM, replace(ITEM, width=96), replace(ITEM, steps=2), replace(ITEM, sampler="euler")]
+    items = [ITEM, replace(ITEM, width=96), replace(ITEM, steps=2), replace(ITEM, sampler="dpmpp_2m")]
     made = render(tiny, [RenderRequest(item, None) for item in items])
     assert [pixels_of(one).shape for one in made] == [(64, 64, 3), (64, 96, 3), (64, 64, 3), (64, 64, 3)]
     assert not np.array_equal(pixels_of(made[0]), pixels_of(made[3]))
