@@ -89,6 +89,7 @@ def train_small(
 def assemble(out: Path, vae: AutoencoderKL, tokenizer: Path, trainer: Trainer, facts: dict[str, object]) -> None:
     """Write the model folder from the averaged weights of a training."""
     shutil.copytree(tokenizer, out / "tokenizer", dirs_exist_ok=True)
+    vae.register_to_config(_name_or_path=out.name)  # else the folder on this machine that it was read from
     vae.to(torch.float16).save_pretrained(out / "vae")
     write_model(out, trainer.ema, facts)
     (out / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
