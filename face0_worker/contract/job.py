@@ -42,8 +42,8 @@ OPEN_STATES = (ItemState.WAITING, ItemState.DISPATCHED, ItemState.RUNNING)
 class Guidance:
     """Face0's guidance weights (Valevski et al. 2023, section 3): strength w, joint share c, face share a.
 
-    The whole guidance runs for steps in the part [start, stop) of the denoising, 0 <= start < stop <= 1;
-    outside it only the joint branch is evaluated.
+    Guidance is applied in the part [start, stop) of the denoising, 0 <= start < stop <= 1; outside it w counts as
+    one, so the unconditional branch is not evaluated.
     """
 
     w: float = 7.5
