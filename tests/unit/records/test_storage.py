@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -138,21 +139,26 @@ def test_a_write_killed_half_way_leaves_no_object_and_may_be_repeated(tmp_path: 
     assert storage.put("a/b", b"x" * 1000)
 
 
-@pytest.fixture
+@contextmanager
 def short_files() -> Iterator[None]:
-    """Files of this process can't grow past 4 KiB: what a full disk does, on any machine and for any user."""
+    """Files of this process can't grow past 4 KiB: what a full disk does, on any machine and for any user.
+
+    Not a fixture: pytest's own output may be a file, and it is written before a fixture ends.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
 
 
-@pytest.mark.usefixtures("short_files")
 def test_a_disk_without_room_is_storage_down_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "s")
-    with pytest.raises(StorageDown, match="can't write a/b: File too large; make room") as down:
+    sentence = "can't write a/b: File too large; make room"
+    with short_files(), pytest.raises(StorageDown, match=sentence) as down:
         storage.put("a/b", b"x" * 10_000)
     assert down.value.retryable
     assert list(storage.list()) == []
