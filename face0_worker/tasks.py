@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from face0_worker.contract.errors import ConsentRefused, Face0Error, ItemFailed, LeaseLost, Refused
+from face0_worker.contract.errors import ConsentRefused, Face0Error, ItemFailed, LeaseLost, Refused, StorageDown
 from face0_worker.contract.job import RENDERER_VERSION, ItemState, RenderItem
 from face0_worker.contract.receipt import Receipt, Verdict
 from face0_worker.records import attempts, commits
@@ -28,6 +29,8 @@ from face0_worker.telemetry import Event, log
 
 # two batches in hand: one on the render thread, one being written
 HANDS = 2
+STORE_PAUSE_S = 2.0
+T = TypeVar("T")
 
 
 class Outcome(Protocol):
@@ -71,6 +74,19 @@ class Lease:
         self._office, self._claim = office, claim
         self._due = time.monotonic() + office.lease_s / 3
 
+    def insist(self, call: Callable[[], T]) -> T:
+        """Return what `call` returns, trying again while the store is down: an outage is no crash of the items.
+
+        Raises: LeaseLost: another worker has the batch meanwhile.
+        """
+        while True:
+            try:
+                return call()
+            except StorageDown as error:
+                log(Event.SERVICE_DOWN, reason=str(error))
+                self.keep()
+                time.sleep(STORE_PAUSE_S)
+
     def keep(self) -> None:
         """Renew when it is time. Raises: LeaseLost: another worker has the batch."""
         self._office.beat()
@@ -110,7 +126,7 @@ class RenderWorker:
             return None
         lease = Lease(office, claim)
         started = time.monotonic()
-        with_faces = self._faces(claim)
+        with_faces = self._faces(claim, lease)
         asked = [(item.spec, face) for item, face in with_faces]
         outcomes = self._render(asked, lambda step, steps: lease.keep()) if asked else []
         log(
@@ -121,14 +137,14 @@ class RenderWorker:
         )
         return _Rendered(claim, tuple(zip((item for item, _ in with_faces), outcomes, strict=True)))
 
-    def _faces(self, claim: Claim) -> list[tuple[ClaimedItem, np.ndarray]]:
+    def _faces(self, claim: Claim, lease: Lease) -> list[tuple[ClaimedItem, np.ndarray]]:
         """Decrypt each person's embedding; an item whose key is gone is cancelled and left out."""
         opened: dict[str, np.ndarray] = {}
         ready = []
         for item in claim.items:
             try:
                 if item.face_key not in opened:
-                    blob = self._office.storage.get(item.face_key)
+                    blob = lease.insist(partial(self._office.storage.get, item.face_key))
                     subject = item.subject
                     opened[item.face_key] = unseal_face(
                         self._office.vault, subject.consent_id, blob, digest=subject.face_digest
@@ -155,10 +171,10 @@ class RenderWorker:
             else:
                 # the ledger has ended the item already: its consent, or somebody who cancelled it
                 with contextlib.suppress(ConsentRefused, ItemFailed):
-                    self._commit(done.claim, item, outcome.pixels, outcome.verdict)
+                    self._commit(done.claim, lease, item, outcome.pixels, outcome.verdict)
         attempts.finish_attempt(self._office.ledger, done.claim.attempt_id, done.claim.token)
 
-    def _commit(self, claim: Claim, item: ClaimedItem, pixels: np.ndarray, verdict: Verdict) -> None:
+    def _commit(self, claim: Claim, lease: Lease, item: ClaimedItem, pixels: np.ndarray, verdict: Verdict) -> None:
         office = self._office
         marked = mark_picture(pixels, reference=item.item_key)
         digest = hashlib.sha256(marked).hexdigest()
@@ -179,7 +195,7 @@ class RenderWorker:
             verdict=verdict,
             renderer_version=RENDERER_VERSION,
         )
-        office.storage.put(key, marked)
+        lease.insist(partial(office.storage.put, key, marked))
         try:
             outcome = commits.commit(
                 office.ledger, claim.attempt_id, claim.token, item, key, digest, office.signer.sign(receipt), verdict

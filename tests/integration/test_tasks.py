@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from face0_worker.contract.errors import Face0Error, ItemFailed
+from face0_worker.contract.errors import Face0Error, ItemFailed, StorageDown
 from face0_worker.contract.job import CatalogueJob, ItemState, Priority, RenderItem
 from face0_worker.contract.receipt import Verdict
 from face0_worker.records import attempts, commits, consents, jobs
@@ -207,6 +207,25 @@ def test_a_face_whose_key_is_destroyed_is_never_rendered(desk: Desk) -> None:
 
     desk.render(never)
     assert ledgers.states(desk.ledger, job_id) == [ItemState.CANCELLED] * 2
+
+
+def test_a_store_that_is_down_for_a_while_costs_no_item(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = desk.submit(2)
+    attempt_id = desk.attempt()
+    real, failures = type(desk.storage).put, [StorageDown("no answer")] * 3
+
+    def put(self: Storage, key: str, data: bytes, *, if_absent: bool = True) -> bool:
+        if failures:
+            raise failures.pop()
+        return bool(real(self, key, data, if_absent=if_absent))
+
+    monkeypatch.setattr(type(desk.storage), "put", put)
+    monkeypatch.setattr("face0_worker.tasks.STORE_PAUSE_S", 0.01)
+    worker = RenderWorker(desk.office, paint_all)
+    worker.run(attempt_id)
+    worker.close()
+    rows = ledgers.item_rows(desk.ledger, job_id)
+    assert [(row.state, row.crashes) for row in rows] == [(ItemState.DONE, 0)] * 2
 
 
 def test_people_of_different_jobs_share_one_batch(desk: Desk) -> None:
