@@ -1,0 +1,51 @@
+"""Fit the mixture that characters are drawn from, to the embeddings of people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+
+from face0_worker.contract.errors import BadInput
+from face0_worker.faces.characters import Mixture
+from face0_worker.learn.dataset import is_held_out
+
+EXPLAINED = 0.95  # of the variance, by the Gaussians; the rest is isotropic
+COMPONENTS = (1, 2, 4, 8, 16)
+
+
+def fit_mixture(
+    faces: np.ndarray, people: Sequence[str], embedder_digest: str
+) -> tuple[Mixture, dict[str, dict[int, float]]]:
+    """Fit to normalised embeddings (n, d) of `people` (n); zero rows (no face found) are left out.
+
+    The number of Gaussians is the one under which people who were not fitted are most likely. Returns the mixture
+    and, for the record, that log-likelihood per number of Gaussians.
+    Raises: BadInput: fewer faces than dimensions.
+    """
+    there = np.abs(faces).sum(axis=1) > 0
+    held = np.array([is_held_out(person, 0.1) for person in people])
+    seen, unseen = faces[there & ~held].astype(np.float64), faces[there & held].astype(np.float64)
+    if len(seen) < 2 * faces.shape[1] or not len(unseen):
+        raise BadInput(f"{len(seen)} faces are too few to fit {faces.shape[1]} dimensions; use more pictures")
+    pca = PCA(EXPLAINED, svd_solver="full").fit(seen)
+    inner, inner_unseen = pca.transform(seen), pca.transform(unseen)
+    fits = {
+        count: GaussianMixture(count, covariance_type="diag", random_state=0, reg_covar=1e-3, n_init=2).fit(inner)
+        for count in COMPONENTS
+        if len(seen) >= 40 * count
+    }
+    likely = {count: round(float(fitted.score(inner_unseen)), 3) for count, fitted in fits.items()}
+    best = fits[max(likely, key=lambda count: likely[count])]
+    mixture = Mixture(
+        embedder_digest=embedder_digest,
+        centre=pca.mean_,
+        basis=pca.components_,
+        weights=best.weights_,
+        means=best.means_,
+        deviations=np.sqrt(best.covariances_),
+        residual=float(np.sqrt(pca.noise_variance_)),
+    )
+    return mixture, {"held_out_log_likelihood": likely}
