@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import click
 
-from face0_worker.contract.errors import Face0Error
+from face0_worker.commandline import EXIT_CODES, chosen_settings, run_group, setting_options
+from face0_worker.model_commands import add_model_commands
 from face0_worker.settings import Settings, load_settings
 
 
-class Commands(click.Group):
-    """Commands that end with one sentence and the error's exit code, never with a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Face0Error as error:
-            click.echo(f"face0-worker: {error}", err=True)
-            ctx.exit(error.exit_code)
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", type=click.Path(path_type=Path), help="Config file; default: face0.toml in the home folder.")
-@click.option("--home", type=click.Path(path_type=Path), help="Home folder; default: ~/.face0.")
-@click.version_option(package_name="face0")
+@setting_options
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(package_name="face0", prog_name="face0-worker")
 @click.pass_context
-def main(ctx: click.Context, config: Path | None, home: Path | None) -> None:
+def commands(ctx: click.Context, config: Path | None, home: Path | None, settings: tuple[str, ...]) -> None:
     """Render catalogue jobs on this machine."""
-    ctx.obj = (config, home)
+    ctx.ensure_object(dict).update(chosen_settings(config, home, settings))
 
 
-def _settings(ctx: click.Context) -> Settings:
-    config, home = ctx.obj
-    return load_settings(config, home=home)
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its code."""
+    sys.exit(run_group(commands, "face0-worker", arguments))
 
 
-@main.command()
+def _settings(ctx: click.Context, **said: object) -> Settings:
+    return load_settings(
+        **{**ctx.find_root().obj, **{name: value for name, value in said.items() if value is not None}}
+    )
+
+
+@commands.command()
+@click.option("--model", help="Model folder; default: the one that ships.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", help="auto, float32, bfloat16 or float16.")
+@click.option("--batch", help="Pictures in one render batch.")
+@click.option("--allow-weak-store", is_flag=True, default=None, help="Accept a store that ignores conditional writes.")
 @click.pass_context
-def run(ctx: click.Context) -> None:
+def run(ctx: click.Context, /, **said: str | bool | None) -> None:
     """Take batches and render them until told to stop (Ctrl-C or SIGTERM finishes the running batch).
 
     Without FACE0_BROKER_URL and FACE0_LEDGER_URL the embedded Valkey and PostgreSQL of the home folder are used,
@@ -50,35 +49,18 @@ def run(ctx: click.Context) -> None:
     """
     from face0_worker.service import serve
 
-    serve(_settings(ctx))
+    serve(_settings(ctx, **said))
 
 
-@main.group()
+@commands.group()
 def model() -> None:
-    """Look at model folders."""
+    """Look at models, and make model folders."""
 
 
-@model.command("inspect")
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def model_inspect(ctx: click.Context, folder: Path | None, as_json: bool) -> None:
-    """Print digest, sizes, training facts and licences of FOLDER (default: the model of this worker)."""
-    from face0_worker.faces.packs import digest_folder
-    from face0_worker.models import model_folder
-
-    where = model_folder(folder or _settings(ctx).model)
-    card = json.loads((where / "face0" / "face0.json").read_text(encoding="utf-8"))
-    size = sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
-    facts = {"digest": digest_folder(where), "bytes": size, **card}
-    if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
-        return
-    for name, value in facts.items():
-        click.echo(f"{name:>10}  {json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value}")
+add_model_commands(model, _settings)
 
 
-@main.command()
+@commands.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with people.jsonl and pictures.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; resumes from it.")
 @click.option("--vae-steps", default=4000, show_default=True, help="Steps of the VAE, where there is none yet.")
@@ -102,5 +84,4 @@ def _box(text: str) -> tuple[int, int, int, int]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(main())
+    main()

@@ -1,19 +1,24 @@
-"""Read a product list (CSV or JSONL) into render items, or say everything that is wrong with it."""
+"""Read a product list (CSV or JSONL) as render items, one at a time, or say everything that is wrong with it."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance, RenderItem
-from producer.product_list import Line, Problem, read_lines
+from producer.list_file import ListFile
+from producer.product_list import JSONL, Line, Problems, open_list, read_lines
+from producer.signs import JOINERS, LINE_SIGNS, hidden_sign, plain_number, same_look
 
-SHOWN = 20
 _MAX_SKU, _MAX_PROMPT = 200, 2000
+_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
+# a comma before one or two digits is a decimal comma; before three it may separate thousands, so it is refused
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,40}(?:,[0-9]{1,2})?|[0-9]{0,40}\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,3})?")
 _CAPTIONS = ("name", "title", "商品名")
 
 
@@ -41,30 +46,83 @@ class ItemDefaults:
         )
 
 
-def read_items(path: Path, template: str | None = None, defaults: ItemDefaults | None = None) -> tuple[RenderItem, ...]:
-    """Return the items of a CSV or JSONL list, in its order; all valid, or none.
+@dataclass(frozen=True)
+class Template:
+    """A prompt with columns in it: `parts` are (text before it, column or None at the end)."""
+
+    parts: tuple[tuple[str, str | None], ...]
+
+    @classmethod
+    def parse(cls, written: str) -> Template:
+        """Read "a person wearing {garment}". Raises: BadInput: it names no column, or something else than columns."""
+        try:
+            found = list(string.Formatter().parse(written))
+        except ValueError as error:
+            raise BadInput(f"the template can't be read ({error}); write columns as {{garment}}") from error
+        for _, name, form, turn in found:
+            if name is not None and (not name.strip() or form or turn or any(sign in name for sign in ".[]")):
+                raise BadInput(f"the template's {{{name}}} is not a column name; write columns as {{garment}}")
+        if all(name is None for _, name, _, _ in found):
+            said = "names no column, so every picture would be the same; write columns as {garment}"
+            raise BadInput(f"the template {said}")
+        return cls(tuple((text, None if name is None else same_look(name)) for text, name, _, _ in found))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it needs."""
+        return tuple(dict.fromkeys(name for _, name in self.parts if name is not None))
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the prompt for one line's values."""
+        return "".join(text + (values[name] if name is not None else "") for text, name in self.parts)
+
+
+@dataclass(frozen=True)
+class ProductList:
+    """The items of a list file, in its order; all valid, or none. The file is read anew each time, line by line.
+
+    Iterating holds one line in memory. Where a line is wrong no item after it is given, but the rest is read for
+    what else is wrong, and BadInput is raised at the end: take nothing as done before the end.
+    """
+
+    file: ListFile
+    template: Template | None
+    defaults: ItemDefaults
+
+    def __iter__(self) -> Iterator[RenderItem]:
+        """Raises: BadInput: every problem with its line and column (the first 20 in words); the file has changed."""
+        problems, empty = Problems(), True
+        for line in read_lines(self.file, problems):
+            if empty:
+                _check_columns(line, self.template, self.file)
+            empty = False
+            item = _item(line, self.template, self.defaults, problems)
+            if item is not None and not problems.count:
+                yield item
+            if problems.too_many:
+                break
+        if problems.count:
+            raise BadInput(problems.said(self.file.name))
+        if empty:
+            raise BadInput(f"{self.file.name} holds no products: there is no line under the column names")
+
+
+def read_items(path: Path, template: str | None = None, defaults: ItemDefaults | None = None) -> ProductList:
+    """Return the items of a CSV or JSONL list, to be iterated as often as needed.
 
     `template` makes the prompt from any columns: "a portrait of a person wearing {garment}".
     A line without a seed gets one made from its SKU, so the same list gives the same pictures.
-    Raises: BadInput: every problem found with its line and column (the first 20 in words).
+    Raises: BadInput: no product list, unreadable, in no known encoding, or the template is wrong; what is wrong with
+    single lines is told when the items are iterated.
     """
-    problems: list[Problem] = []
-    wanted = _template_columns(template) if template is not None else ()
-    lines = list(read_lines(path, problems))
-    if lines:
-        _check_columns(lines[0], wanted, template is not None, path)
-    elif not problems:
-        raise BadInput(f"{path.name} holds no products: there is no line under the column names")
-    items = [_item(line, template, wanted, defaults or ItemDefaults(), problems) for line in lines]
-    if problems:
-        raise BadInput(_all_of(problems, path))
-    return tuple(item for item in items if item is not None)
+    parsed = Template.parse(template) if template is not None else None
+    return ProductList(open_list(path), parsed, defaults or ItemDefaults())
 
 
 def read_captions(path: Path) -> dict[str, str]:
     """Return the product names of a list by SKU (column `name`, `title` or 商品名), for captions; {} without one."""
     found: dict[str, str] = {}
-    for line in read_lines(path, []):
+    for line in read_lines(open_list(path), Problems()):
         name = next((line.cells[column] for column in _CAPTIONS if line.cells.get(column)), "")
         if name and line.cells.get("sku"):
             found.setdefault(line.cells["sku"], name)
@@ -76,52 +134,28 @@ def stable_seed(sku: str) -> int:
     return int.from_bytes(hashlib.sha256(sku.encode()).digest()[:8], "big") >> 1
 
 
-def _all_of(problems: Sequence[Problem], path: Path) -> str:
-    ordered = sorted(problems, key=lambda problem: problem.line)
-    count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
-    said = [f"{path.name}: {count}; nothing was enqueued", *(f"  {problem}" for problem in ordered[:SHOWN])]
-    if len(ordered) > SHOWN:
-        said.append(f"  ... and {len(ordered) - SHOWN} more")
-    return "\n".join(said)
-
-
-def _template_columns(template: str) -> tuple[str, ...]:
-    try:
-        parts = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise BadInput(f"the template can't be read ({error}); write columns as {{garment}}") from error
-    names = [(name, form, turn) for _, name, form, turn in parts if name is not None]
-    for name, form, turn in names:
-        if not name.strip() or form or turn or any(sign in name for sign in ".[]"):
-            raise BadInput(f"the template's {{{name}}} is not a column name; write columns as {{garment}}")
-    if not names:
-        raise BadInput("the template names no column, so every picture would be the same; write columns as {garment}")
-    return tuple(name for name, _, _ in names)
-
-
-def _check_columns(first: Line, wanted: Sequence[str], templated: bool, path: Path) -> None:
-    needed = ("sku", *wanted) if templated else ("sku", "prompt")
+def _check_columns(first: Line, template: Template | None, file: ListFile) -> None:
+    needed = ("sku", *template.columns) if template else ("sku", "prompt")
     missing = [name for name in needed if name not in first.cells]
-    if missing and path.suffix.lower() != ".jsonl":
-        there = ", ".join(first.cells) or "none"
-        hint = "" if templated or "prompt" not in missing else "; or make prompts from other columns with --template"
-        raise BadInput(f"{path.name}: column {', '.join(missing)} is missing; the columns are {there}{hint}")
+    # objects may each have other names, so there the line is told that lacks one
+    if missing and file.path.suffix.lower() not in JSONL:
+        there = ", ".join(name for name in first.cells if name) or "none"
+        hint = "" if template or "prompt" not in missing else "; or make prompts from other columns with --template"
+        raise BadInput(f"{file.name}: column {', '.join(missing)} is missing; the columns are {there[:500]}{hint}")
 
 
-def _item(
-    line: Line, template: str | None, wanted: Sequence[str], defaults: ItemDefaults, problems: list[Problem]
-) -> RenderItem | None:
-    cell, before = _Cells(line, problems), len(problems)
-    sku = cell.text("sku", _MAX_SKU, "the product's own number or code", required=True)
-    if any(ord(sign) < 32 for sign in sku):
-        cell.wrong("sku", "holds a line break or control character; expected one line of text")
+def _item(line: Line, template: Template | None, defaults: ItemDefaults, problems: Problems) -> RenderItem | None:
+    cell, before = _Cells(line, problems), problems.count
+    sku = cell.text("sku", _MAX_SKU, "the product's own number or code", required=True, allowed="")
     if template is None:
         prompt = cell.text("prompt", _MAX_PROMPT, "what the picture shows", required=True)
     else:
-        values = {name: cell.text(name, _MAX_PROMPT, "a value for the template", required=True) for name in wanted}
-        prompt = "".join(
-            text + (values[name] if name is not None else "") for text, name, _, _ in string.Formatter().parse(template)
+        expected = "a value for the template"
+        prompt = template.fill(
+            {name: cell.text(name, _MAX_PROMPT, expected, required=True) for name in template.columns}
         )
+        if len(prompt) > _MAX_PROMPT:
+            problems.add(line.number, "", f"makes a prompt of {len(prompt):,} characters; {_at_most(_MAX_PROMPT)}")
     item = RenderItem(
         sku=sku,
         prompt=prompt,
@@ -133,28 +167,29 @@ def _item(
         guidance=cell.guidance("guidance", defaults.guidance),
         precision=defaults.precision,
     )
-    return item if len(problems) == before else None
+    return item if problems.count == before else None
 
 
 class _Cells:
     """The cells of one line, read as what they should be; what they are not is added to the problems."""
 
-    def __init__(self, line: Line, problems: list[Problem]) -> None:
+    def __init__(self, line: Line, problems: Problems) -> None:
         self._line, self._problems = line, problems
 
     def wrong(self, column: str, sentence: str) -> None:
-        self._problems.append(Problem(self._line.number, column, sentence))
+        self._problems.add(self._line.number, column, sentence)
 
-    def text(self, column: str, longest: int, meaning: str, *, required: bool = False) -> str:
+    def text(
+        self, column: str, longest: int, meaning: str, *, required: bool = False, allowed: str = LINE_SIGNS + JOINERS
+    ) -> str:
+        """Return a cell exactly as it is; `allowed`: the invisible characters that it may hold."""
         value = self._line.cells.get(column, "")
         if required and not value:
             self.wrong(column, f"is empty; expected {meaning}")
         elif len(value) > longest:
-            self.wrong(column, f"has {len(value)} characters; expected at most {longest}")
-        elif "\0" in value:
-            self.wrong(column, "holds a NUL character; expected text")
-        elif any(0xD800 <= ord(sign) <= 0xDFFF for sign in value):
-            self.wrong(column, "holds half of a surrogate pair; expected text")
+            self.wrong(column, f"has {len(value):,} characters; {_at_most(longest)}")
+        elif sign := hidden_sign(value, allowed):
+            self.wrong(column, f"holds the character {sign}; remove it")
         else:
             return value
         return ""
@@ -163,10 +198,8 @@ class _Cells:
         value = self._line.cells.get(column, "")
         if not value:
             return default
-        try:
-            number = int(value)
-        except ValueError:
-            number = least - 1
+        plain = plain_number(value)
+        number = int(plain) if _WHOLE.fullmatch(plain) else least - 1
         if not least <= number <= most:
             self.wrong(column, f"{_quoted(value)} is not a whole number from {least} to {most}")
             return default
@@ -182,14 +215,16 @@ class _Cells:
         value = self._line.cells.get(column, "")
         if not value:
             return default
-        try:
-            strength = float(value)
-        except ValueError:
-            strength = -1.0
+        plain = plain_number(value)
+        strength = float(plain.replace(",", ".")) if _DECIMAL.fullmatch(plain) else -1.0
         if not 0.0 <= strength <= 50.0:
             self.wrong(column, f"{_quoted(value)} is not a number from 0 to 50; expected the strength, as in 7.5")
             return default
         return Guidance(strength, default.c, default.a, default.start, default.stop)
+
+
+def _at_most(longest: int) -> str:
+    return f"expected at most {longest:,}"
 
 
 def _quoted(value: str) -> str:

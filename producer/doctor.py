@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import redis
-from sqlalchemy import inspect
 
 from face0_worker.contract.errors import BrokerDown, Face0Error, ModelMissing, StorageDown
-from face0_worker.embedded import redis_url
-from face0_worker.records.offers import find_model
+from face0_worker.embedded import ledger_url, redis_url
+from face0_worker.faces.packs import digest_folder
+from face0_worker.models import model_folder
+from face0_worker.records.ledger import database_clock, open_ledger
+from face0_worker.records.offers import find_model, list_workers
 from face0_worker.records.provenance import Signer
-from face0_worker.records.storage import probe
-from face0_worker.records.tables import metadata
-from face0_worker.settings import Settings
+from face0_worker.records.schema import describe
+from face0_worker.records.storage_probe import probe
+from face0_worker.settings import Settings, unknown_variables
 from producer.services import Services, keys_folder
 
 _NEEDED_BYTES = 2_000_000_000
+# S3 refuses signatures that are a quarter of an hour off; a consent's day should end on the day
+_CLOCK_S = 5.0
+_OLDEST_BROKER = (6, 2)
+_FULL = 0.8  # of the broker's memory: above its limit kombu loses a message with every receive
 
 
 @dataclass(frozen=True)
@@ -40,16 +52,20 @@ class Trouble(Exception):
         self.found, self.mend = found, mend
 
 
-def examine(settings: Settings) -> Iterator[Check]:
-    """Yield one check per part. Never raises for what it finds."""
+def examine(settings: Settings, options: frozenset[str] = frozenset()) -> Iterator[Check]:
+    """Yield one check per part. Never raises for what it finds. `options`: variables that are options of commands."""
     with Services(settings) as services:
         looks: tuple[tuple[str, Callable[[Services], str], str], ...] = (
+            ("settings", lambda _: _variables(options), "correct or remove the variable; `face0 config` lists them"),
             ("keys", _keys, "run `face0 init`"),
             ("broker", _broker, "start it with `face0 up`, or correct FACE0_BROKER_URL"),
             ("ledger", _ledger, "start it with `face0 up`, or correct FACE0_LEDGER_URL"),
+            ("clock", _clock, "start the ledger first"),
             ("storage", _storage, "correct FACE0_STORAGE and FACE0_S3_ENDPOINT, or the folder's permissions"),
-            ("model", _model, "start a worker with `face0 up` or `face0-worker run`"),
+            ("worker", _worker, "start one with `face0 up` or `face0-worker run`"),
+            ("model", _model, "correct FACE0_MODEL, or remove it to use the model that ships"),
             ("face pack", _pack, "run `face0 init`, or name a pack folder with FACE0_PACK"),
+            ("gpu", _gpu, "install the GPU's driver, or set device to auto or cpu"),
             ("disk", _disk, "free some space, or move the home folder with FACE0_HOME"),
         )
         for part, look, mend in looks:
@@ -59,6 +75,14 @@ def examine(settings: Settings) -> Iterator[Check]:
                 yield Check(part, False, trouble.found, trouble.mend)
             except Face0Error as error:
                 yield Check(part, False, str(error), mend)
+
+
+def _variables(options: frozenset[str]) -> str:
+    unknown = unknown_variables(os.environ, options | {"FACE0_CONFIG", "FACE0_CACHE"})
+    if unknown:
+        said = ", ".join(f"{name}{meant}" for name, meant in unknown.items())
+        raise Trouble(f"a variable means nothing: {said}", "correct or remove it; `face0 config` lists the settings")
+    return f"face0 {version('face0')}; every FACE0_* variable is known"
 
 
 def _keys(services: Services) -> str:
@@ -82,29 +106,97 @@ def _broker(services: Services) -> str:
         raise Trouble(
             f"answers, but its maxmemory-policy is {policy}: messages may be lost", "set maxmemory-policy to noeviction"
         )
+    numbers = str(server.get("redis_version", "0")).split(".")[:2]
+    if tuple(int(number) for number in numbers if number.isdecimal()) < _OLDEST_BROKER:
+        raise Trouble(f"answers, but Redis {'.'.join(numbers)} is too old", "use Redis 6.2 or newer, or Valkey")
+    limit, used = int(memory.get("maxmemory", 0)), int(memory.get("used_memory", 0))
+    if limit and used > _FULL * limit:
+        raise Trouble(
+            f"answers, but {used / 1e6:.0f} of its {limit / 1e6:.0f} MB are used: at its limit messages are lost",
+            "raise maxmemory, or give face0 a server of its own",
+        )
     return f"version {server.get('valkey_version', server.get('redis_version', 'unknown'))}, noeviction"
 
 
 def _ledger(services: Services) -> str:
-    there = set(inspect(services.ledger.engine).get_table_names())
-    missing = sorted(set(metadata.tables) - there)
-    if missing:
-        raise Trouble(f"answers, but has no table {', '.join(missing)}", "run `face0 init`")
-    with services.ledger.transaction() as connection:
-        version = connection.exec_driver_sql("SHOW server_version").scalar_one()
-    return f"PostgreSQL {version}, {len(metadata.tables)} tables"
+    # opened without the check that commands make, whose answer is what is asked for here
+    ledger = open_ledger(ledger_url(services.settings))
+    try:
+        schema = describe(ledger.engine)
+        with ledger.transaction() as connection:
+            server = connection.exec_driver_sql("SHOW server_version").scalar_one()
+    finally:
+        ledger.close()
+    if not schema.compatible:
+        raise Trouble(schema.problem, "run `face0 init` where the ledger is older, update face0 where it is newer")
+    return f"PostgreSQL {server}, schema {schema.current}"
 
 
 def _storage(services: Services) -> str:
-    probe(services.storage)
-    return f"writable, refuses to overwrite: {services.settings.storage_url}"
+    url = services.settings.storage_url
+    if not url.startswith("s3://") and not Path(url).is_dir():
+        raise Trouble(f"the folder {url} does not exist", "run `face0 init`, or correct FACE0_STORAGE")
+    can = probe(services.storage, allow_weak=services.settings.allow_weak_store)
+    return f"{url} ({can})"
+
+
+def _clock(services: Services) -> str:
+    before = datetime.now(UTC)
+    with services.ledger.transaction() as connection:
+        there = database_clock(connection)
+    # the answer was given somewhere between the two readings
+    off = max((before - there).total_seconds(), (there - datetime.now(UTC)).total_seconds(), 0.0)
+    if off > _CLOCK_S:
+        raise Trouble(
+            f"this machine's clock is {off:.0f} s away from the ledger's",
+            "set both by NTP (for instance `timedatectl set-ntp true`)",
+        )
+    return "agrees with the ledger's"
+
+
+def _worker(services: Services) -> str:
+    workers = list_workers(services.ledger)
+    if not workers:
+        offer = find_model(services.ledger, None)
+        raise ModelMissing(f"no worker is running; the last one offered {offer.name}")
+    said = [
+        f"{one.model} (digest {one.digest[:12]}) by {one.worker_id} on {one.host or 'an unnamed machine'}, "
+        f"{one.device or 'a device it did not name'}, face0 {one.version or 'of an older version'}"
+        for one in workers
+    ]
+    return f"{len(workers)} live: " + "; ".join(said)
 
 
 def _model(services: Services) -> str:
-    offer = find_model(services.ledger, None)
-    if not offer.live:
-        raise ModelMissing(f"no worker is running; the last one offered {offer.name}")
-    return f"{offer.name} (digest {offer.digest[:12]}) is offered by a worker"
+    folder = model_folder(services.settings.model)
+    card = _card(folder)
+    licences = ", ".join(f"{what}: {licence}" for what, licence in dict(card.get("licences", {})).items())
+    return f"{card.get('name')} (digest {digest_folder(folder)[:12]}) at {folder}; licences: {licences or 'not stated'}"
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    file = folder / "face0" / "face0.json"
+    try:
+        card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelMissing(f"{file} can't be read ({type(error).__name__}): {folder} is not a model folder") from error
+    return card
+
+
+def _gpu(services: Services) -> str:
+    """The card as its driver sees it: torch, which would take seconds to load, may not be here at all."""
+    program = shutil.which("nvidia-smi")
+    wanted = services.settings.device.startswith("cuda")
+    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run([program, *query], capture_output=True, text=True, timeout=20) if program else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ModelMissing(f"the GPU's driver does not answer ({type(error).__name__})") from error
+    if done is not None and done.returncode == 0 and done.stdout.strip():
+        return "; ".join(done.stdout.strip().splitlines())
+    if wanted:
+        raise ModelMissing(f"device is {services.settings.device}, but this machine shows no NVIDIA GPU")
+    return "none on this machine; a worker here renders on the CPU"
 
 
 def _pack(services: Services) -> str:
@@ -112,11 +204,13 @@ def _pack(services: Services) -> str:
 
     if services.settings.pack is None and not (cache_dir() / "packs" / LITE / "pack.json").is_file():
         raise ModelMissing(f"the face pack {LITE} is not built yet")
-    return f"{services.pack.name}, licence: {services.pack.licence}"
+    return f"{services.pack.name} (digest {services.pack.digest[:12]}), licence: {services.pack.licence}"
 
 
 def _disk(services: Services) -> str:
-    free = free_bytes(services.settings.home_dir)
+    url = services.settings.storage_url
+    folders = [services.settings.home_dir, *([] if url.startswith("s3://") else [Path(url)])]
+    free = min(free_bytes(folder) for folder in folders)
     if free < _NEEDED_BYTES:
         raise StorageDown(f"{free / 1e9:.1f} GB free; at least {_NEEDED_BYTES / 1e9:.0f} GB are wise")
     return f"{free / 1e9:.0f} GB free"

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput, StorageDown
-from face0_worker.embedded import find_ledger, ledger_url, start_ledger, stop_ledger
+from face0_worker.embedded import ledger_url, running
+from face0_worker.records import schema
 from face0_worker.records.ledger import open_ledger
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import open_storage
-from face0_worker.records.tables import create_schema
+from face0_worker.records.storage_probe import probe
 from face0_worker.records.vault import Vault
 from face0_worker.settings import Settings
 from producer.services import keys_folder, vault_folder
@@ -66,7 +67,7 @@ def _config(path: Path) -> Step:
         if name == "home":  # the file lies in it
             continue
         value = "" if field.default is None else field.default
-        shown = f'"{value}"' if isinstance(value, str | Path) else value
+        shown = f'"{value}"' if isinstance(value, str | Path) else str(value).lower()
         lines += [f"# {field.description}", f"# {name} = {shown}", ""]
     path.write_text("\n".join(lines), encoding="utf-8")
     return Step("config file", True, str(path))
@@ -82,8 +83,8 @@ def _storage(settings: Settings) -> Step:
             raise StorageDown(
                 f"the storage folder {url} can't be made ({error.strerror}); see FACE0_STORAGE"
             ) from error
-    open_storage(url, settings.s3_endpoint)
-    return Step("storage", made, url)
+    can = probe(open_storage(url, settings.s3_options), allow_weak=settings.allow_weak_store)
+    return Step("storage", made, f"{url} ({can})")
 
 
 def _pack(settings: Settings) -> Step:
@@ -99,23 +100,18 @@ def _ledger(settings: Settings) -> Step:
     with running_ledger(settings) as url:
         ledger = open_ledger(url)
         try:
-            create_schema(ledger.engine)
+            done = schema.upgrade(ledger.engine)
         finally:
             ledger.close()
-    return Step("ledger", made, "the server at FACE0_LEDGER_URL" if settings.ledger_url else "embedded PostgreSQL")
+    where = "the server at FACE0_LEDGER_URL" if settings.ledger_url else "embedded PostgreSQL"
+    return Step("ledger", made or done.before != done.after, f"{done}, {where}")
 
 
 @contextmanager
 def running_ledger(settings: Settings) -> Iterator[str]:
     """Give the ledger's URL; the embedded one is started for the time when it does not run."""
-    ours = not settings.ledger_url and find_ledger(settings.home_dir) is None
-    if ours:
-        start_ledger(settings.home_dir)
-    try:
+    with running(settings, broker=False):
         yield ledger_url(settings)
-    finally:
-        if ours:
-            stop_ledger(settings.home_dir)
 
 
 def require_home(settings: Settings) -> None:

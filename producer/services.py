@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from face0_worker.embedded import ledger_url
+from face0_worker.records import schema
 from face0_worker.records.ledger import Ledger, open_ledger
 from face0_worker.records.storage import Storage, open_storage
 from face0_worker.records.vault import Vault
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 def keys_folder(settings: Settings) -> Path:
     """Return where the signing key and its public half lie."""
-    return settings.home_dir / "keys"
+    return settings.keys_dir
 
 
 def vault_folder(settings: Settings) -> Path:
     """Return where the vault's keys lie."""
-    return settings.home_dir / "vault"
+    return settings.vault_dir
 
 
 class Services:
@@ -36,13 +37,19 @@ class Services:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The ledger. Raises: LedgerDown."""
-        return open_ledger(ledger_url(self.settings))
+        """The ledger. Raises: LedgerDown: it does not answer, or its schema is not one that this program works with."""
+        ledger = open_ledger(ledger_url(self.settings))
+        try:
+            schema.check(ledger.engine)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
 
     @cached_property
     def storage(self) -> Storage:
         """The object store. Raises: StorageDown, BadInput."""
-        return open_storage(self.settings.storage_url, self.settings.s3_endpoint)
+        return open_storage(self.settings.storage_url, self.settings.s3_options)
 
     @cached_property
     def vault(self) -> Vault:

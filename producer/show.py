@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+T = TypeVar("T")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -27,6 +30,10 @@ def console(*, stderr: bool = False) -> Console:
 def say(sentence: str) -> None:
     """Print one sentence."""
     click.echo(sentence)
+
+
+def quiet(sentence: str) -> None:
+    """Print nothing: what a command with --json says while it works."""
 
 
 def print_json(value: object) -> None:
@@ -51,6 +58,36 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Give a function that counts one more; a bar on stderr where that is a terminal, nothing elsewhere."""
+    shown = Console(stderr=True)
+    if not shown.is_terminal:
+        yield lambda: None
+        return
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=shown) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+class Told(Generic[T]):
+    """Something long that is iterated more than once; on a terminal, stderr says how far the iteration is."""
+
+    def __init__(self, long: Iterable[T], what: str) -> None:
+        self._long, self._what = long, what
+
+    def __iter__(self) -> Iterator[T]:
+        shown = Console(stderr=True)
+        if not shown.is_terminal:
+            yield from self._long
+            return
+        with shown.status(f"{self._what} ...") as status:
+            for number, one in enumerate(self._long, start=1):
+                if number % 5000 == 0:
+                    status.update(f"{self._what}: {number:,}")
+                yield one
 
 
 def local(when: datetime) -> str:

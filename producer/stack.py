@@ -18,18 +18,17 @@ from face0_worker.embedded import (
     run_folder,
     start_broker,
     start_ledger,
-    stop_broker,
-    stop_ledger,
+    stop_unless_used,
+    take_over,
 )
 from face0_worker.embedded.processes import Remembered, end, ended, launch, only_one, recall, remember
 from face0_worker.records.offers import ModelOffer, find_model
-from face0_worker.records.tables import create_schema
 from face0_worker.settings import Settings
 from producer.services import Services
 
 Say = Callable[[str], None]
 
-_WORKER_STOP_S = 75.0  # above the time that a supervisor gives its child to finish a batch
+_STOP_MARGIN_S = 15.0  # beyond the time that a supervisor gives its child to finish a batch
 _OFFER_S = 600.0  # as long as a supervisor gives its child to load
 
 
@@ -37,22 +36,23 @@ def up(settings: Settings, say: Say, *, offer_s: float = _OFFER_S) -> ModelOffer
     """Start what does not run yet, and wait until the worker has offered its model; return the offer.
 
     When a part fails, those that this call started are stopped again.
+    `init` was run before: it prepares the ledger.
     Raises: BrokerDown, LedgerDown; ServiceDown: the worker ended, or offered nothing within `offer_s` seconds.
     """
+    take_over(settings.home_dir)
     with ExitStack() as undo:
         if not settings.broker_url and find_broker(settings.home_dir) is None:
             start_broker(settings.home_dir)
-            undo.callback(stop_broker, settings.home_dir)
+            undo.callback(stop_unless_used, settings.home_dir)
             say("broker: started (embedded Valkey)")
         if not settings.ledger_url and find_ledger(settings.home_dir) is None:
             start_ledger(settings.home_dir)
-            undo.callback(stop_ledger, settings.home_dir)
+            undo.callback(stop_unless_used, settings.home_dir)
             say("ledger: started (embedded PostgreSQL)")
         with Services(settings) as services:
-            create_schema(services.ledger.engine)
-            worker = find_worker(settings)
-            if worker is None:
-                worker = _start_worker(settings)
+            _ = services.ledger  # before a worker is started for one that it can't work with
+            worker, started = _start_worker(settings)
+            if started:
                 undo.callback(stop_worker, settings)
                 say("worker: started, loading its model")
             offer = _wait_for_offer(services, worker, offer_s, say)
@@ -61,21 +61,24 @@ def up(settings: Settings, say: Say, *, offer_s: float = _OFFER_S) -> ModelOffer
     return offer
 
 
-def down(settings: Settings, say: Say) -> bool:
-    """Stop worker, ledger and broker, in this order. Returns whether anything ran."""
-    stopped = [name for name, ran in _stop_all(settings) if ran]
+def down(settings: Settings, say: Say) -> list[str]:
+    """Stop worker, ledger and broker, in this order. Returns those that ran and were stopped.
+
+    Ledger and broker are left to another worker of this home that uses them: the last one stops them.
+    """
+    if not settings.home_dir.is_dir():
+        say("nothing was running")
+        return []
+    stopped = ["worker"] if stop_worker(settings) else []
+    services = stop_unless_used(settings.home_dir)
+    stopped += [name for name, ran in (services or {}).items() if ran]
     for name in stopped:
         say(f"{name}: stopped")
-    if not stopped:
+    if services is None:
+        say("ledger and broker: left running for another `face0-worker run` of this home, which stops them at its end")
+    elif not stopped:
         say("nothing was running")
-    return bool(stopped)
-
-
-def _stop_all(settings: Settings) -> list[tuple[str, bool]]:
-    home = settings.home_dir
-    if not home.is_dir():
-        return []
-    return [("worker", stop_worker(settings)), ("ledger", stop_ledger(home)), ("broker", stop_broker(home))]
+    return stopped
 
 
 def find_worker(settings: Settings) -> Remembered | None:
@@ -89,7 +92,7 @@ def stop_worker(settings: Settings) -> bool:
     with only_one(file.with_name("worker.lock")):
         known = recall(file)
         if known is not None:
-            end(known, patience_s=_WORKER_STOP_S, group=True)
+            end(known, patience_s=settings.grace_s + _STOP_MARGIN_S, group=True)
         file.unlink(missing_ok=True)
     return known is not None
 
@@ -99,21 +102,25 @@ def worker_log(settings: Settings) -> Path:
     return settings.home_dir / "run" / "worker.log"
 
 
-def _start_worker(settings: Settings) -> Remembered:
+def _start_worker(settings: Settings) -> tuple[Remembered, bool]:
+    """Return the worker of this home and whether it was started now."""
     if importlib.util.find_spec("torch") is None:
         raise ModelMissing("this machine has no worker parts; install them with `pip install 'face0[worker]'`")
     file = run_folder(settings.home_dir) / "worker.json"
     with only_one(file.with_name("worker.lock")):
+        known = recall(file)
+        if known is not None:
+            return known, False
         command = [sys.executable, "-P", "-m", "face0_worker.cli", "run"]
         pid = launch(command, worker_log(settings), env=_environment(settings))
-        return remember(file, pid)
+        return remember(file, pid), True
 
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Return this process's environment with every setting in force, so that the worker has the same ones."""
     said = {name: str(value) for name, value in settings.model_dump().items() if value not in (None, "")}
     said |= {"home": str(settings.home_dir), "storage": settings.storage_url}
-    for name in ("pack", "model"):
+    for name in ("pack", "model", "keys", "vault", "s3_ca"):
         if name in said:
             said[name] = str(Path(said[name]).expanduser().absolute())
     code = str(Path(next(iter(face0_worker.__path__))).parent)

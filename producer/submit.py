@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from face0_worker.contract.consent import Purpose, Use
 from face0_worker.contract.errors import BadInput, ModelMissing
 from face0_worker.contract.job import CatalogueJob, Priority, RenderItem, Subject, item_key
 from face0_worker.records import consents
-from face0_worker.records.commits import find_commit
-from face0_worker.records.jobs import create_job
+from face0_worker.records.jobs import count_kept, create_job
 from face0_worker.records.offers import ModelOffer, find_model
 from face0_worker.records.progress import job_status
 from face0_worker.records.storage import face_key
-from face0_worker.records.vault import face_digest, seal_face
+from face0_worker.records.stored_faces import newest_face
+from face0_worker.records.vault import face_digest, seal_face, unseal_face
 from producer.services import Services
+from producer.sources import Source, embed, photo_files, require_own_face
+from producer.twins import count_items
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class SubmitResult:
 def submit(
     services: Services,
     *,
-    face: Path | bytes,
-    items: Sequence[RenderItem],
+    face: Path | bytes | Source | None,
+    items: Iterable[RenderItem],
     consent_id: str,
     purpose: Purpose = Purpose.CATALOGUE,
     priority: Priority = Priority.NORMAL,
@@ -50,31 +52,39 @@ def submit(
 ) -> SubmitResult:
     """Check the consent, take the face from the photo, keep both encrypted and write the job.
 
-    The consent is required before the photo is opened; a photo given as a path is not even read without it.
+    The consent is required before list and photo are opened; a photo given as a path is not even read without it.
+    Without a `face` the one that was stored last under this consent is taken: an earlier photo, or a character.
+    `items` are read twice, one at a time: to check them all before anything is stored, and to write them (an iterator,
+    which can be read only once, is held in memory instead).
     With `dry_run` everything is checked and nothing is written (a refused consent is noted in the audit log).
 
-    Raises: ConsentRefused, FaceRefused; BadInput: the list has no items or the same item twice; ModelMissing: no
-    worker ever offered the model, or it was made for another face pack; ServiceDown.
+    Raises: ConsentRefused, FaceRefused; BadInput: the list has no items, the same item twice or SKUs that look equal,
+    or what reading it raises; ModelMissing: no worker ever offered the model, or it was made for another face pack;
+    ServiceDown.
     """
     consents.require(services.ledger, consent_id, Use(purpose), stage="submit")
     offer = find_model(services.ledger, model)
     _require_same_pack(services, offer)
+    if isinstance(items, Iterator):
+        items = tuple(items)
+    total = count_items(items)
 
-    photo = face if isinstance(face, bytes) else _read_photo(face)
-    embedding = services.embedder.embed_photo(photo).embedding
+    source = _source(services, consent_id, face)
+    require_own_face(services, consent_id, source)
+    embedding = embed(services, source)
     subject = Subject(
         consent_id=consent_id,
         face_digest=face_digest(embedding),
         model_digest=offer.digest,
         embedder_digest=services.pack.digest,
+        face_policy=source.which,
     )
-    _refuse_equal_items(subject, items)
     if dry_run:
-        kept = sum(_is_kept(services, item_key(subject, item)) for item in items)
-        return SubmitResult("", False, len(items), kept, offer.name)
+        kept = count_kept(services.ledger, (item_key(subject, item) for item in items))
+        return SubmitResult("", False, total, kept, offer.name)
 
     services.vault.new_key(consent_id)
-    digest, sealed = seal_face(services.vault, consent_id, photo, embedding)
+    digest, sealed = seal_face(services.vault, consent_id, source.to_bytes(), embedding)
     where = face_key(consent_id, digest)
     services.storage.put(where, sealed)
 
@@ -83,7 +93,7 @@ def submit(
         subject=subject,
         purpose=purpose,
         priority=priority,
-        items=tuple(items),
+        items=items,
         catalogue=catalogue,
         submitter=submitter,
         idempotency_key=idempotency_key,
@@ -93,6 +103,22 @@ def submit(
     return SubmitResult(job_id, created, status.total, status.kept, offer.name)
 
 
+def _source(services: Services, consent_id: str, face: Path | bytes | Source | None) -> Source:
+    if isinstance(face, Source):
+        return face
+    if isinstance(face, Path):
+        return photo_files([face])
+    if face is not None:
+        return Source(((face, 1.0),))
+    stored = newest_face(services.ledger, consent_id)
+    if stored is None:
+        raise BadInput("no face is stored under this consent yet; give the photo with --face")
+    digest, key = stored
+    photo, _ = unseal_face(services.vault, consent_id, services.storage.get(key), digest=digest)
+    # embedded anew: the face pack may have changed since
+    return Source.from_bytes(photo)
+
+
 def _require_same_pack(services: Services, offer: ModelOffer) -> None:
     wanted = str(offer.facts.get("embedder_digest", ""))
     if wanted and wanted != services.pack.digest:
@@ -100,30 +126,3 @@ def _require_same_pack(services: Services, offer: ModelOffer) -> None:
             f"model {offer.name} was made for another face pack (digest {wanted[:12]}) than {services.pack.name} "
             f"(digest {services.pack.digest[:12]}); name the right one with FACE0_PACK"
         )
-
-
-def _read_photo(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        # the file's name may be the person's: it is not repeated
-        raise BadInput(f"the photo can't be read: {error.strerror or type(error).__name__}; see --face") from error
-
-
-def _refuse_equal_items(subject: Subject, items: Sequence[RenderItem]) -> None:
-    """Refuse the list before anything is stored; the ledger checks again in its transaction."""
-    if not items:
-        raise BadInput("the list has no items; nothing was enqueued")
-    seen: dict[str, RenderItem] = {}
-    for item in items:
-        first = seen.setdefault(item_key(subject, item), item)
-        if first is not item:
-            raise BadInput(
-                f"SKU {item.sku} asks for the same picture as SKU {first.sku} (same prompt, seed and size); "
-                "remove one, or give it another seed. Nothing was enqueued"
-            )
-
-
-def _is_kept(services: Services, key: str) -> bool:
-    found = find_commit(services.ledger, item_key=key)
-    return found is not None and not found.purged

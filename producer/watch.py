@@ -81,7 +81,8 @@ def note(status: JobStatus) -> str:
     if status.state == "paused":
         return f"paused: `face0 resume {status.id}` lets it go on"
     if not status.model_live:
-        return "waiting for a worker: start one with `face0 up`"
+        model = f"model {status.model_name} (digest {status.model_digest[:12]})"
+        return f"waits for a worker with {model}: start one with `face0 up` or `face0-worker run`"
     return ""
 
 

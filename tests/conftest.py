@@ -13,7 +13,10 @@ import pytest
 from sqlalchemy import text
 
 from face0_worker.records.ledger import Ledger, open_ledger
-from face0_worker.records.tables import create_schema, metadata
+from face0_worker.records.schema import upgrade
+from face0_worker.records.tables import metadata
+
+pytest_plugins = ["tests.object_servers"]
 
 
 def _missing(package: str) -> NoReturn:
@@ -47,7 +50,7 @@ def ledger_url() -> Iterator[str]:
         with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("ALTER SYSTEM SET fsync = off"))
             connection.execute(text("SELECT pg_reload_conf()"))
-        create_schema(ledger.engine)
+        upgrade(ledger.engine)
         ledger.close()
         yield url
     finally:

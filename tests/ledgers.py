@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -57,7 +57,7 @@ def some_items(count: int, *, first: int = 0, **fields: Any) -> tuple[RenderItem
 
 def submit(
     ledger: Ledger,
-    items: Sequence[RenderItem],
+    items: Iterable[RenderItem],
     *,
     consent_id: str = "c1",
     priority: Priority = Priority.NORMAL,
@@ -72,7 +72,7 @@ def submit(
         subject=subject(consent_id, model),
         purpose=purpose,
         priority=priority,
-        items=tuple(items),
+        items=items,
         submitter=submitter,
         idempotency_key=idempotency_key,
     )

@@ -25,7 +25,11 @@ class BadInput(Face0Error):
 
 
 class FaceRefused(BadInput):
-    """The photo can't be used: no face, several faces, or a face too small (exit 2)."""
+    """The photo can't be used (exit 2). `code` is the machine-readable reason: see docs/photos.md."""
+
+    def __init__(self, sentence: str, code: str) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 class Refused(Face0Error):

@@ -15,7 +15,10 @@ class Verdict:
     """What the quality gate measured on one picture.
 
     `identity` is the cosine between the mean-removed embeddings of photo and picture, None when no face was
-    found; `brightness` and `contrast` are mean and standard deviation of the pixels in [0, 1].
+    found; `brightness` and `contrast` are mean and standard deviation of the pixels in [0, 1]. `precision` is the
+    one that the pixels were truly computed in; where it is not the one that the item asked for, `rerendered` says
+    what was wrong with the first picture (not_a_number, black). Both are empty on receipts of before they were told.
+    `truncated`: the end of the prompt or of the negative prompt did not fit the text encoder and was not used.
     """
 
     accepted: bool
@@ -24,6 +27,13 @@ class Verdict:
     identity: float | None
     brightness: float
     contrast: float
+    precision: str = ""
+    rerendered: str = ""
+    truncated: bool = False
+
+
+# told only where they say something: a receipt that was signed before them keeps its bytes, and so its signature
+_LATER = ("precision", "rerendered", "truncated")
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class Receipt:
         """Return the in-toto Statement v1 whose subject is the picture's digest."""
         predicate = asdict(self)
         digest = predicate.pop("picture_sha256")
+        verdict = predicate["verdict"]
+        predicate["verdict"] = {name: value for name, value in verdict.items() if name not in _LATER or value}
         return {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": self.picture_key, "digest": {"sha256": digest}}],

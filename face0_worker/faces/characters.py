@@ -142,7 +142,7 @@ def _between(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     angle = float(np.arccos(np.clip(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)), -1.0, 1.0)))
     if angle < 1e-6:
         return one
-    return (np.sin((1 - share) * angle) * one + np.sin(share * angle) * other) / np.sin(angle)
+    return np.asarray((np.sin((1 - share) * angle) * one + np.sin(share * angle) * other) / np.sin(angle))
 
 
 def _scaled(x: np.ndarray) -> np.ndarray:

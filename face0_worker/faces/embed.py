@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import io
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from face0_worker.contract.errors import FaceRefused, ModelMissing
+from face0_worker.contract.errors import BadInput, FaceRefused, ModelMissing
 from face0_worker.faces.packs import FacePack
+from face0_worker.faces.photo import decode_photo
 
 MIN_FACE_PX = 32
-MAX_PIXELS = 100_000_000
+# which of several faces in a photo is meant; a number counts them from the left
+ONLY, LARGEST = "only", "largest"
 _SIZES = (640, 256)  # a tight crop is often missed at 640 and found at 256
 _PAD = 0.125  # a border helps where the face fills the picture
 
@@ -91,19 +94,24 @@ class Embedder:
             (left, top, right, bottom), float(box[4]), points - border, np.asarray(raw, np.float32).reshape(-1)
         )
 
-    def embed_photo(self, data: bytes) -> FoundFace:
-        """Return the one face of a photo (the bytes of a JPEG, PNG or other picture file).
+    def embed_photo(self, data: bytes, policy: str = ONLY) -> FoundFace:
+        """Return the face of a photo (the bytes of a JPEG, PNG, HEIC or other picture file, see docs/photos.md).
 
-        Raises: FaceRefused: not a picture, no face, several faces, or a face under 32 px; the message says which.
+        `policy` says which: ONLY refuses several faces, LARGEST takes the widest, and a number counts from the left.
+        The photo is decoded in a bounded process and made smaller than 4,096 pixels; box and landmarks are in pixels
+        of that smaller picture, and it is there that the face must be 32 px wide.
+
+        Raises: FaceRefused: not a picture, no face, several faces, or a face under 32 px; message and code say which.
+        BadInput: an unknown policy. ServiceDown: the decoder can't be started.
         """
-        faces = self.find(read_photo(data), thorough=True)
-        if not faces:
-            raise FaceRefused("no face was found in the photo; use a well-lit photo that shows the whole head")
-        if len(faces) > 1:
-            raise FaceRefused(f"{len(faces)} faces were found in the photo; use a photo of one person only")
-        if faces[0].width < MIN_FACE_PX:
-            raise FaceRefused(f"face is {faces[0].width:.0f} px wide, {MIN_FACE_PX} needed; use a larger photo")
-        return faces[0]
+        check_policy(policy)
+        photo = decode_photo(data)
+        face = choose(self.find(photo.image, thorough=True), policy)
+        if face.width < MIN_FACE_PX:
+            # said in the photo's own pixels, which is what its owner can see
+            width, needed = math.floor(face.width * photo.scale), math.ceil(MIN_FACE_PX * photo.scale)
+            raise FaceRefused(f"face is {width} px wide, {needed} needed; use a larger photo", "face_too_small")
+        return face
 
     def normalise(self, embedding: np.ndarray) -> np.ndarray:
         """Return what FaceMapper takes: the mean removed, scaled to norm sqrt(d). float32 (d,) -> (d,)."""
@@ -117,20 +125,26 @@ class Embedder:
         return float(a @ b) / len(a)
 
 
-def read_photo(data: bytes) -> Image.Image:
-    """Decode a photo upright and in RGB. Raises: FaceRefused: not a picture, damaged, or too large."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(data))
-            if opened.width * opened.height > MAX_PIXELS:
-                raise FaceRefused(
-                    f"the photo is {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are read"
-                )
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except FaceRefused:
-        raise
-    except Image.DecompressionBombError as error:
-        raise FaceRefused(f"the photo is too large: at most {MAX_PIXELS:,} pixels are read") from error
-    except Exception as error:
-        raise FaceRefused(f"the photo can't be read as a picture ({type(error).__name__})") from error
+def check_policy(policy: str) -> None:
+    """Raises: BadInput: not a policy that `choose` knows."""
+    if policy not in (ONLY, LARGEST) and not (policy.isascii() and policy.isdecimal() and int(policy) > 0):
+        raise BadInput(f"face policy {policy!r} is not known; use {ONLY}, {LARGEST}, or a number counted from the left")
+
+
+def choose(faces: Sequence[FoundFace], policy: str) -> FoundFace:
+    """Return the face that a policy means. Raises: FaceRefused: there is none, or several for ONLY."""
+    if not faces:
+        raise FaceRefused("no face was found in the photo; use a well-lit photo that shows the whole head", "no_face")
+    if policy == LARGEST:
+        return max(faces, key=lambda face: face.width)
+    if policy == ONLY:
+        if len(faces) > 1:
+            raise FaceRefused(
+                f"{len(faces)} faces were found in the photo; use a photo of one person only, "
+                "or say which one with --which largest or --which NUMBER, counted from the left",
+                "several_faces",
+            )
+        return faces[0]
+    if int(policy) > len(faces):
+        raise FaceRefused(f"the photo shows {len(faces)} faces; there is no face number {policy}", "no_face")
+    return sorted(faces, key=lambda face: face.box[0])[int(policy) - 1]

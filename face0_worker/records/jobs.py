@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from sqlalchemy import ColumnElement, Connection, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from face0_worker.contract.consent import Purpose
 from face0_worker.contract.errors import BadInput, ConsentRefused
-from face0_worker.contract.job import CatalogueJob, ItemState, canonical_json, item_key
+from face0_worker.contract.job import CatalogueJob, ItemState, RenderItem, canonical_json, item_key
 from face0_worker.records import audit, consents
 from face0_worker.records.ledger import Ledger, lock_items
 from face0_worker.records.offers import ModelOffer as ModelOffer
@@ -27,30 +29,38 @@ from face0_worker.records.tables import IN_FLIGHT, OPEN, WAITING, commits, faces
 
 # after so many new rows PostgreSQL's picture of the table is wrong, and autovacuum takes a minute to come by
 MANY_ITEMS = 5000
+_KEYS_AT_ONCE = 5000
 
 
 def create_job(ledger: Ledger, job: CatalogueJob, face_key: str) -> tuple[str, bool]:
     """Write the job and its items in one transaction; return its id and True.
 
-    A repeated idempotency key of the same submitter returns the first job's id and False. Items whose key is
-    committed already are done at once and marked kept.
+    The items are read once, one at a time, into the ledger: a million need no memory here, and if one is wrong, or
+    reading them raises, nothing of the job remains. A repeated idempotency key of the same submitter returns the first
+    job's id and False. Items whose key is committed already are done at once and marked kept.
     Raises: BadInput: no items, the same item twice, or the idempotency key stands for another list.
     ConsentRefused: the consent does not allow the purpose (also for kept items).
     """
-    keys = _keys(job)
-    content = hashlib.sha256(canonical_json([job.purpose, keys])).hexdigest()
+    check_id(job.id)
+    if job.purpose not in tuple(Purpose):
+        raise BadInput(f"purpose {job.purpose!r} is not known; choose from {', '.join(Purpose)}")
     refused: ConsentRefused | None = None
     with ledger.transaction() as connection:
-        if not _insert_job(connection, job, face_key, content):
+        content = _Content(job)
+        if not _insert_job(connection, job, face_key):
             return _earlier(connection, job, content), False
-        _copy_items(connection, job, keys)
+        _copy_items(connection, job, content)
+        change = {"content": content.digest(), "total": content.total}
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(change))
+        _refuse_equal_items(connection, job.id)
+        # Before the consent is locked, too: a picture is purged by its consent's revocation only, which is seen below.
+        kept = _keep_committed(connection, job.id)
         # The last step, under the lock that a revocation waits for: a revocation before it is seen here, one after
-        # it finds the job. Locked only now, because a million items take a while to write.
+        # it finds the job. Locked only now, because a million items take a while to write and to keep.
         record, decision = consents.decide_now(connection, job.subject.consent_id, job.purpose, share=True)
         if decision.allowed:
-            kept = _keep_committed(connection, job.id)
             facts = {"job_id": job.id, "consent_id": job.subject.consent_id, "purpose": job.purpose}
-            audit.append(connection, "job.created", {**facts, "items": len(keys), "kept": kept})
+            audit.append(connection, "job.created", {**facts, "items": content.total, "kept": kept})
         else:
             refused = ConsentRefused(decision.english, decision.code)
             connection.get_transaction().rollback()  # type: ignore[union-attr]
@@ -58,37 +68,44 @@ def create_job(ledger: Ledger, job: CatalogueJob, face_key: str) -> tuple[str, b
         with ledger.transaction() as connection:
             consents.note_refusal(connection, record, job.purpose, "submit", refused.code)
         raise refused
-    if len(keys) >= MANY_ITEMS:
+    if content.total >= MANY_ITEMS:
         with ledger.transaction() as connection:
             connection.execute(text("ANALYZE items"))
     return job.id, True
 
 
-def _keys(job: CatalogueJob) -> list[str]:
-    check_id(job.id)
-    if job.purpose not in tuple(Purpose):
-        raise BadInput(f"purpose {job.purpose!r} is not known; choose from {', '.join(Purpose)}")
-    if not job.items:
-        raise BadInput("the job has no items; nothing was enqueued")
-    seen: dict[str, int] = {}
-    for position, item in enumerate(job.items):
-        try:
-            key = item_key(job.subject, item)
-            item.sku.encode()
-        except ValueError as error:
-            raise BadInput(f"item {position + 1}: not a number, or broken Unicode in a text") from error
-        if "\0" in item.sku + item.variant + item.prompt + item.negative_prompt:
-            raise BadInput(f"item {position + 1}: a text holds the character NUL")
-        first = seen.setdefault(key, position)
-        if first != position:
-            raise BadInput(
-                f"items {first + 1} and {position + 1} of the list are the same picture; "
-                "remove one, or give it another seed. Nothing was enqueued"
-            )
-    return list(seen)
+class _Content:
+    """The digest of what a job asks for, taken while its items go by: canonical JSON of [purpose, [key, ...]]."""
+
+    def __init__(self, job: CatalogueJob) -> None:
+        self._job, self.total = job, 0
+        self._sha256 = hashlib.sha256(b"[" + canonical_json(job.purpose) + b",[")
+
+    def keyed(self) -> Iterator[tuple[str, RenderItem]]:
+        """Yield each item with its key. Raises: BadInput: an item that no ledger can hold, or no items."""
+        for item in self._job.items:
+            try:
+                key = item_key(self._job.subject, item)
+                item.sku.encode()
+            except ValueError as error:
+                raise BadInput(f"item {self.total + 1}: not a number, or broken Unicode in a text") from error
+            if "\0" in item.sku + item.variant + item.prompt + item.negative_prompt:
+                raise BadInput(f"item {self.total + 1}: a text holds the character NUL")
+            self._sha256.update((b"," if self.total else b"") + canonical_json(key))
+            self.total += 1
+            yield key, item
+        if not self.total:
+            raise BadInput("the job has no items; nothing was enqueued")
+
+    def digest(self) -> str:
+        """Return the sha256 hex of the items that have gone by."""
+        whole = self._sha256.copy()
+        whole.update(b"]]")
+        return whole.hexdigest()
 
 
-def _insert_job(connection: Connection, job: CatalogueJob, face_key: str, content: str) -> bool:
+def _insert_job(connection: Connection, job: CatalogueJob, face_key: str) -> bool:
+    """Write the job's row; its content and total are known and set when its items have been written."""
     subject = job.subject
     row = {
         "id": job.id,
@@ -103,8 +120,8 @@ def _insert_job(connection: Connection, job: CatalogueJob, face_key: str, conten
         "catalogue": job.catalogue,
         "submitter": job.submitter,
         "idempotency_key": job.idempotency_key or None,
-        "content": content,
-        "total": len(job.items),
+        "content": "",
+        "total": 0,
     }
     written = connection.execute(upsert(jobs).values(row).on_conflict_do_nothing().returning(jobs.c.id)).first()
     if written is None:
@@ -114,25 +131,51 @@ def _insert_job(connection: Connection, job: CatalogueJob, face_key: str, conten
     return True
 
 
-def _earlier(connection: Connection, job: CatalogueJob, content: str) -> str:
+def _earlier(connection: Connection, job: CatalogueJob, content: _Content) -> str:
     same_key = (jobs.c.submitter == job.submitter) & (jobs.c.idempotency_key == job.idempotency_key)
     row = connection.execute(select(jobs.c.id, jobs.c.content).where(same_key)).first()
     if row is None:
         raise BadInput(f"job {job.id} exists already")
-    if row.content != content:
+    for _ in content.keyed():
+        pass
+    if row.content != content.digest():
         raise BadInput(f"this idempotency key was used for another list (job {row.id}); choose a new key")
     return str(row.id)
 
 
-def _copy_items(connection: Connection, job: CatalogueJob, keys: list[str]) -> None:
+def _copy_items(connection: Connection, job: CatalogueJob, content: _Content) -> None:
     columns = "COPY items (job_id, position, item_key, sku, variant, spec) FROM STDIN"
     driver = connection.connection.driver_connection
     if driver is None:
         raise RuntimeError("the ledger's connection was closed inside its transaction")
     with driver.cursor() as cursor, cursor.copy(columns) as copy:
-        for position, (item, key) in enumerate(zip(job.items, keys, strict=True)):
+        for position, (key, item) in enumerate(content.keyed()):
             spec = canonical_json(item.to_json()).decode()
             copy.write_row((job.id, position, key, item.sku, item.variant, spec))
+
+
+def _refuse_equal_items(connection: Connection, job_id: str) -> None:
+    theirs = items.c.job_id == job_id
+    twice = select(items.c.item_key).where(theirs).group_by(items.c.item_key).having(func.count() > 1)
+    first = connection.execute(twice.order_by(func.min(items.c.position)).limit(1)).scalar()
+    if first is None:
+        return
+    places = select(items.c.position).where(theirs, items.c.item_key == first).order_by(items.c.position).limit(2)
+    one, other = connection.execute(places).scalars()
+    raise BadInput(
+        f"items {one + 1} and {other + 1} of the list are the same picture; "
+        "remove one, or give it another seed. Nothing was enqueued"
+    )
+
+
+def count_kept(ledger: Ledger, item_keys: Iterable[str]) -> int:
+    """Return for how many of these keys a picture stands committed; reads the keys a few thousand at once."""
+    keys, kept = iter(item_keys), 0
+    while some := list(islice(keys, _KEYS_AT_ONCE)):
+        query = select(func.count()).where(commits.c.item_key == func.any(some), commits.c.purged_at.is_(None))
+        with ledger.transaction() as connection:
+            kept += connection.execute(query).scalar_one()
+    return kept
 
 
 def _keep_committed(connection: Connection, job_id: str) -> int:
@@ -219,7 +262,9 @@ def _change(connection: Connection, job_id: str, state: str) -> None:
 
 
 def _all_ended() -> ColumnElement[bool]:
-    waiting = exists().where(items.c.job_id == jobs.c.id, WAITING)
+    # the first one through its index, once a job: PostgreSQL answers EXISTS by reading all that wait, a million perhaps
+    first = select(items.c.position).where(items.c.job_id == jobs.c.id, WAITING).order_by(items.c.position).limit(1)
+    waiting = first.scalar_subquery().is_not(None)
     in_flight = exists().where(items.c.job_id == jobs.c.id, IN_FLIGHT)
     return ~waiting & ~in_flight
 

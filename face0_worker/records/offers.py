@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select, text, update
@@ -17,6 +21,22 @@ LIVE_S = 30
 
 
 @dataclass(frozen=True)
+class Worker:
+    """A worker as its offer of one model tells it; host, device and version are "" and `first_seen_at` is None where
+    the worker's program is too old to say them. Times are UTC by the ledger's clock.
+    """
+
+    worker_id: str
+    host: str
+    device: str
+    version: str
+    model: str
+    digest: str
+    first_seen_at: datetime | None
+    seen_at: datetime
+
+
+@dataclass(frozen=True)
 class ModelOffer:
     """A model that a worker has offered. `live`: some worker offers it now. `facts` is what face0.json says."""
 
@@ -27,13 +47,22 @@ class ModelOffer:
 
 
 def offer_model(ledger: Ledger, worker_id: str, digest: str, name: str, facts: dict[str, Any]) -> None:
-    """Say that this worker renders with this model; also its heartbeat, to be repeated well within LIVE_S seconds."""
-    row = {"worker_id": worker_id, "digest": digest, "name": name, "facts": facts}
-    fresh = {"name": name, "facts": facts, "seen_at": func.now(), "withdrawn": False}
+    """Say that this worker renders with this model; also its heartbeat, to be repeated well within LIVE_S seconds.
+
+    The ledger also notes this machine's name, the version of this program and the device (`facts["device"]`).
+    """
+    told = {"name": name, "facts": facts, **_machine(), "device": str(facts.get("device", ""))}
+    row = {"worker_id": worker_id, "digest": digest, **told}
+    fresh = {**told, "seen_at": func.now(), "withdrawn": False}
     with ledger.transaction() as connection:
         connection.execute(
             upsert(models).values(row).on_conflict_do_update(index_elements=["worker_id", "digest"], set_=fresh)
         )
+
+
+@cache
+def _machine() -> dict[str, str]:
+    return {"host": socket.gethostname(), "version": version("face0")}
 
 
 def withdraw_offers(ledger: Ledger, worker_id: str) -> None:
@@ -63,6 +92,15 @@ def find_model(ledger: Ledger, name_or_digest: str | None) -> ModelOffer:
         asked = f"model {name_or_digest}" if name_or_digest else "any model"
         raise ModelMissing(f"no worker has ever offered {asked}; start one with `face0-worker run`")
     return ModelOffer(row.digest, row.name, row.facts, row.live)
+
+
+def list_workers(ledger: Ledger) -> list[Worker]:
+    """Return the workers that live now, by host, with each model that they offer."""
+    named = [models.c[field.name] for field in fields(Worker) if field.name != "model"]
+    query = select(models.c.name.label("model"), *named).where(is_live())
+    with ledger.transaction() as connection:
+        rows = connection.execute(query.order_by(models.c.host, models.c.worker_id, models.c.digest))
+        return [Worker(**row._mapping) for row in rows]
 
 
 def live_workers(ledger: Ledger) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""The ledger's tables on PostgreSQL: what must survive. Rules live in the rooms beside it, not here."""
+"""The ledger's tables on PostgreSQL: what must survive. Rules live in the rooms beside it, not here.
+
+A change here needs a revision in migrations/versions that brings existing ledgers to it (docs/ledger.md).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
-    Engine,
     ForeignKey,
     Index,
     Integer,
@@ -22,7 +24,6 @@ from sqlalchemy import (
     func,
     literal_column,
     or_,
-    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -76,6 +77,11 @@ models = Table(
     Column("facts", JSONB, nullable=False),
     _time("seen_at", default=True),
     _flag("withdrawn"),
+    # unknown of a worker that offered before revision 0002
+    Column("first_seen_at", DateTime(timezone=True), server_default=func.now()),
+    _text("host"),
+    _text("device"),
+    _text("version"),
 )
 
 faces = Table(
@@ -221,10 +227,3 @@ audit_events = Table(
 
 # keys of PostgreSQL's advisory locks, which only need to differ from one another
 SCHEMA_LOCK, DISPATCH_LOCK, CHAIN_LOCK = 0xFACE00, 0xFACE01, 0xFACE02
-
-
-def create_schema(engine: Engine) -> None:
-    """Create what is missing of the tables; safe to repeat and safe for two processes at once."""
-    with engine.begin() as connection:
-        connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-        metadata.create_all(connection)

@@ -122,11 +122,12 @@ def take_waiting(
 
 # Of each submitter the jobs served longest ago, then the submitters served longest ago: the first jobs that
 # fair_order could ask for. A job that somebody is changing at this moment is left for the next round.
+# Whether a job has waiting items is asked by its first one, through the index: EXISTS would read a million items.
 _NEXT_JOBS = text("""
     WITH open_jobs AS (
-        SELECT id, priority, submitter, last_turn, created_at FROM jobs
+        SELECT id, priority, submitter, last_turn, created_at FROM jobs CROSS JOIN LATERAL (
+            SELECT FROM items WHERE items.job_id = jobs.id AND items.state = 'waiting' ORDER BY position LIMIT 1) head
         WHERE state = 'active' AND model_digest = :model_digest
-          AND EXISTS (SELECT FROM items WHERE items.job_id = jobs.id AND items.state = 'waiting')
     ), ranked AS (
         SELECT open_jobs.*, turns.submitter_turn, row_number() OVER (
             PARTITION BY priority, submitter ORDER BY last_turn, created_at, id) AS place

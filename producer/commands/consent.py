@@ -11,9 +11,11 @@ from face0_worker.contract.consent import ConsentRecord, ConsentState, Decision,
 from face0_worker.contract.errors import BadInput
 from face0_worker.records import consents
 from producer import withdraw
+from producer.commands.completion import known_consents
 from producer.commands.setting import opened
 from producer.services import Services
 from producer.show import as_json_option, local, print_json, print_table, say
+from producer.sources import is_character
 
 _DATE = click.DateTime(formats=["%Y-%m-%d"])
 
@@ -48,6 +50,8 @@ def grant(
     as_json: bool,
 ) -> None:
     """Note that a person has agreed. Keep the signed form itself where your own rules say."""
+    if consent_id and is_character(consent_id):
+        raise BadInput("ids that begin with character- are kept for people who do not exist; choose another --id")
     record = ConsentRecord(
         id=consent_id or f"consent-{secrets.token_hex(6)}",
         subject=subject,
@@ -85,7 +89,7 @@ def _end(record: ConsentRecord) -> str:
 
 
 @consent.command()
-@click.argument("consent_id", metavar="ID")
+@click.argument("consent_id", metavar="ID", shell_complete=known_consents)
 @as_json_option
 @click.pass_context
 def show(ctx: click.Context, consent_id: str, as_json: bool) -> None:
@@ -139,7 +143,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
 
 @consent.command()
-@click.argument("consent_id", metavar="ID")
+@click.argument("consent_id", metavar="ID", shell_complete=known_consents)
 @click.option("--reason", default="", help="Why, for your records; no name.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json_option

@@ -6,15 +6,18 @@ from typing import Any
 
 import click
 
+from face0_worker.commandline import INTERRUPTED
 from face0_worker.contract.job import ItemState
 from face0_worker.records import jobs
 from face0_worker.records.progress import JobStatus, job_status, list_jobs
+from producer.commands.completion import known_jobs
 from producer.commands.setting import opened
 from producer.services import Services
 from producer.show import as_json_option, console, local, plain, print_json, print_table, say
 from producer.watch import follow, note, outcome, summary, why_not_done
 
-job_argument = click.argument("job_id", metavar="JOB")
+job_argument = click.argument("job_id", metavar="JOB", shell_complete=known_jobs)
+wait_option = click.option("--wait", is_flag=True, help="Follow the job until it ends.")
 
 
 def _as_json(status: JobStatus) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def _as_json(status: JobStatus) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("job_id", metavar="[JOB]", required=False)
+@click.argument("job_id", metavar="[JOB]", required=False, shell_complete=known_jobs)
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many jobs to list.")
 @as_json_option
 @click.pass_context
@@ -66,66 +69,94 @@ def _list(found: list[JobStatus], as_json: bool) -> None:
 
 @click.command()
 @job_argument
+@as_json_option
 @click.pass_context
-def watch(ctx: click.Context, job_id: str) -> int:
+def watch(ctx: click.Context, job_id: str, as_json: bool) -> int:
     """Follow JOB until it ends. Ctrl-C stops watching only: the job goes on."""
     with opened(ctx) as services:
-        return follow_to_the_end(services, job_id)
+        return follow_to_the_end(services, job_id, as_json=as_json)
 
 
-def follow_to_the_end(services: Services, job_id: str, *, quiet: bool = False) -> int:
-    """Follow a job, say how it ended, and return the exit code for it. Ctrl-C leaves the job running (130)."""
+def follow_to_the_end(services: Services, job_id: str, *, as_json: bool = False, also: object = None) -> int:
+    """Follow a job, say how it ended, and return the exit code for it. Ctrl-C leaves the job running (130).
+
+    With `as_json` progress goes to stderr, and stdout is the job where it ended, with the fields of `also`.
+    """
     try:
-        ended = follow(services.ledger, job_id, console(stderr=quiet))
+        ended = follow(services.ledger, job_id, console(stderr=as_json))
     except KeyboardInterrupt:
         click.echo(
             f"\nThe job goes on. `face0 watch {job_id}` comes back to it, `face0 cancel {job_id}` ends it.", err=True
         )
-        return 130
-    for problem in why_not_done(services.ledger, ended):
+        return INTERRUPTED
+    problems = why_not_done(services.ledger, ended)
+    if as_json:
+        print_json({**(plain(also) or {}), **_as_json(ended), "problems": problems})
+        return outcome(services.ledger, ended)
+    for problem in problems:
         click.echo(problem, err=True)
-    if ended.counts[ItemState.DONE] and not quiet:
+    if ended.counts[ItemState.DONE]:
         say(f"Next: `face0 results pull {job_id} --to DIR`")
     if ended.counts[ItemState.FAILED]:
         click.echo(f"`face0 retry {job_id}` tries the failed ones again.", err=True)
     return outcome(services.ledger, ended)
 
 
+def _tell(services: Services, job_id: str, sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_as_json(job_status(services.ledger, job_id)))
+    else:
+        say(sentence)
+
+
 @click.command()
 @job_argument
+@as_json_option
 @click.pass_context
-def cancel(ctx: click.Context, job_id: str) -> None:
+def cancel(ctx: click.Context, job_id: str, as_json: bool) -> None:
     """End every open item of JOB. Finished pictures stay."""
     with opened(ctx) as services:
         count = jobs.cancel_job(services.ledger, job_id)
-    say(f"{count} open items of {job_id} were cancelled.")
+        _tell(services, job_id, f"{count} open items of {job_id} were cancelled.", as_json=as_json)
 
 
 @click.command()
 @job_argument
+@as_json_option
 @click.pass_context
-def pause(ctx: click.Context, job_id: str) -> None:
+def pause(ctx: click.Context, job_id: str, as_json: bool) -> None:
     """Start nothing more of JOB; what a worker has begun is finished."""
     with opened(ctx) as services:
         jobs.pause_job(services.ledger, job_id)
-    say(f"{job_id} is paused; `face0 resume {job_id}` lets it go on.")
+        _tell(services, job_id, f"{job_id} is paused; `face0 resume {job_id}` lets it go on.", as_json=as_json)
 
 
 @click.command()
 @job_argument
+@wait_option
+@as_json_option
 @click.pass_context
-def resume(ctx: click.Context, job_id: str) -> None:
+def resume(ctx: click.Context, job_id: str, wait: bool, as_json: bool) -> int:
     """Let a paused JOB go on."""
     with opened(ctx) as services:
         jobs.resume_job(services.ledger, job_id)
-    say(f"{job_id} goes on.")
+        if wait:
+            return follow_to_the_end(services, job_id, as_json=as_json)
+        _tell(services, job_id, f"{job_id} goes on.", as_json=as_json)
+    return 0
 
 
 @click.command()
 @job_argument
+@wait_option
+@as_json_option
 @click.pass_context
-def retry(ctx: click.Context, job_id: str) -> None:
+def retry(ctx: click.Context, job_id: str, wait: bool, as_json: bool) -> int:
     """Let the failed items of JOB be tried again."""
     with opened(ctx) as services:
         count = jobs.retry_failed(services.ledger, job_id)
-    say(f"{count} failed items of {job_id} wait again." if count else f"{job_id} has no failed items.")
+        if wait:
+            return follow_to_the_end(services, job_id, as_json=as_json)
+        sentence = f"{count} failed items of {job_id} wait again." if count else f"{job_id} has no failed items."
+        _tell(services, job_id, sentence, as_json=as_json)
+    return 0

@@ -1,4 +1,4 @@
-"""`face0 results pull`, `gallery` and `verify`: pictures out, and the proof of them."""
+"""`face0 results pull` and `links`, `gallery` and `verify`: pictures out, and the proof of them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from pathlib import Path
 import click
 
 from face0_worker.contract.errors import Face0Error
+from face0_worker.contract.job import ItemState
 from face0_worker.records.progress import job_status
 from producer.catalogue import read_captions
 from producer.check import check_files
+from producer.commands.completion import known_jobs
 from producer.commands.setting import any_path, existing_file, opened
 from producer.gallery import Card, card, write_gallery
+from producer.links import link_seconds, links
 from producer.results import fetch, pull
 from producer.services import Services
-from producer.show import as_json_option, local, print_json, say
+from producer.show import as_json_option, counting, local, print_json, say
 
 
 @click.group()
@@ -25,7 +28,7 @@ def results() -> None:
 
 
 @results.command(name="pull")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=known_jobs)
 @click.option("--to", required=True, type=any_path, help="Folder to write to.")
 @as_json_option
 @click.pass_context
@@ -35,7 +38,9 @@ def pull_(ctx: click.Context, job_id: str, to: Path, as_json: bool) -> int:
     Every picture is checked against what was committed, and the consent is asked again.
     """
     with opened(ctx) as services:
-        pulled = pull(services, job_id, to)
+        done = job_status(services.ledger, job_id).counts[ItemState.DONE]
+        with counting("pulling", done) as one_more:
+            pulled = pull(services, job_id, to, lambda _: one_more())
     open_items = 0 if pulled.job.ended else pulled.job.total - len(pulled.files) - len(pulled.problems)
     if as_json:
         files = [{"sku": p.sku, "file": str(path), "sha256": p.receipt.picture_sha256} for p, path in pulled.files]
@@ -49,8 +54,36 @@ def pull_(ctx: click.Context, job_id: str, to: Path, as_json: bool) -> int:
     return 1 if pulled.problems else 0
 
 
+@results.command(name="links")
+@click.argument("job_id", metavar="JOB", shell_complete=known_jobs)
+@click.option("--expires", default="7d", show_default=True, help="How long: 7d, 12h, 30m or 90s; at most 7d.")
+@as_json_option
+@click.pass_context
+def links_(ctx: click.Context, job_id: str, expires: str, as_json: bool) -> int:
+    """Print a link to each of JOB's finished pictures; whoever has it may fetch the picture until it expires.
+
+    The consent is asked again first. One picture a line: SKU and variant, a tab, and the link.
+    """
+    seconds = link_seconds(expires)
+    problems, given = [], []
+    with opened(ctx) as services:
+        for row, got in links(services, job_id, seconds):
+            if isinstance(got, Face0Error):
+                problems.append(f"SKU {row.sku}: {got}")
+                continue
+            about = {"sku": row.sku, "variant": row.variant, "sha256": row.picture_sha256}
+            given.append(about | {"url": got.url, "expires_at": got.expires_at})
+            if not as_json:
+                click.echo(f"{row.sku}{'-' if row.variant else ''}{row.variant}\t{got.url}")
+    if as_json:
+        print_json({"job": job_id, "links": given, "problems": problems})
+    for problem in problems:
+        click.echo(problem, err=True)
+    return 1 if problems else 0
+
+
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=known_jobs)
 @click.option("--out", type=any_path, help="File to write; default: JOB.html here.")
 @click.option("--skus", type=existing_file, help="Product list whose column `name` gives the captions.")
 @click.pass_context

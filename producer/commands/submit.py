@@ -15,11 +15,25 @@ from producer import submit as room
 from producer.catalogue import ItemDefaults, read_items
 from producer.commands.jobs import follow_to_the_end
 from producer.commands.setting import any_path, opened
-from producer.show import as_json_option, print_json, say
+from producer.show import Told, as_json_option, print_json, say
+from producer.sources import photo_files
 
 
 @click.command()
-@click.option("--face", required=True, type=any_path, help="Photo of the person: one face, well lit, any picture file.")
+@click.option(
+    "--face",
+    "faces",
+    multiple=True,
+    type=any_path,
+    help="Photo of the person: one face, well lit. Repeat it to average several photos. Default: the stored one.",
+)
+@click.option(
+    "--which",
+    default="only",
+    show_default=True,
+    help="Which face of a photo with several: only (refuse it), largest, or its number counted from the left.",
+)
+@click.option("--weight", "weights", multiple=True, type=float, help="Weight of each --face, in their order.")
 @click.option("--skus", required=True, type=any_path, help="Product list: .csv or .jsonl with columns sku and prompt.")
 @click.option(
     "--consent", "consent_id", required=True, metavar="ID", help="The person's consent; `face0 consent list`."
@@ -48,7 +62,9 @@ from producer.show import as_json_option, print_json, say
 @click.pass_context
 def submit(
     ctx: click.Context,
-    face: Path,
+    faces: tuple[Path, ...],
+    which: str,
+    weights: tuple[float, ...],
     skus: Path,
     consent_id: str,
     purpose: str,
@@ -63,16 +79,18 @@ def submit(
 ) -> int:
     """Render a product list with one person's photo. The consent is checked before the photo is opened.
 
+    Without --face the face that was stored last under the consent is used: an earlier photo, or a character's.
     The photo and the face's numbers are stored encrypted under the consent's own key.
     """
     with opened(ctx) as services:
         # before the list is read, too: whoever has no consent learns that first
         consents.require(services.ledger, consent_id, Use(Purpose(purpose)), stage="submit")
         defaults = ItemDefaults.of_model(find_model(services.ledger, model).facts)
+        items = Told(read_items(skus, template, defaults), "reading the list")
         result = room.submit(
             services,
-            face=face,
-            items=read_items(skus, template, defaults),
+            face=photo_files(faces, weights, which) if faces or weights else None,
+            items=items,
             consent_id=consent_id,
             purpose=Purpose(purpose),
             priority=Priority[priority.upper()],
@@ -82,13 +100,12 @@ def submit(
             idempotency_key=idempotency_key,
             dry_run=dry_run,
         )
-        if as_json:
-            print_json(result)
-        else:
+        following = wait and not dry_run
+        if not as_json:
             _tell(result, dry_run=dry_run, wait=wait)
-        if dry_run or not wait:
-            return 0
-        return follow_to_the_end(services, result.job_id, quiet=as_json)
+        elif not following:
+            print_json(result)
+        return follow_to_the_end(services, result.job_id, as_json=as_json, also=result) if following else 0
 
 
 def _user() -> str:

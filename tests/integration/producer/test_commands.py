@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ import pytest
 from sqlalchemy import update
 
 from face0_worker.contract.errors import Refused
-from face0_worker.records.progress import job_items
+from face0_worker.records.progress import job_items, list_jobs
 from face0_worker.records.tables import consents
 from face0_worker.records.vault import unseal_face
 from face0_worker.settings import Settings
@@ -186,6 +190,51 @@ def test_ctrl_c_while_watching_leaves_the_job_and_says_how_to_come_back(
     monkeypatch.setattr("producer.watch.time.sleep", interrupt)
     assert f"`face0 watch {job_id}` comes back to it" in person.types("watch", job_id, code=130)
     assert person.reads("status", job_id)["counts"]["waiting"] == 12
+
+
+def test_a_shell_completes_the_ids_of_jobs_and_consents(
+    person: Person, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant(services.ledger)
+    job_id = person.submits()
+    monkeypatch.setenv("_FACE0_COMPLETE", "zsh_complete")
+    for line, found in (("face0 watch job-", f"{job_id}\n0 of 12 done"), ("face0 consent show c", "c1\ngranted")):
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+        assert found in person.types()
+
+
+def test_waiting_with_json_prints_one_object_and_progress_goes_to_stderr(
+    settings: Settings, person: Person, services: Services, tmp_path: Path
+) -> None:
+    grant(services.ledger)
+    words = ["submit", "--face", PERSON, "--skus", LIST, "--consent", "c1", "--wait", "--json"]
+    command = [sys.executable, "-m", "producer.cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list_jobs(services.ledger, 1) and process.poll() is None:
+            time.sleep(0.05)
+        render_everything(services)
+        out, err = process.communicate(timeout=60)
+    ended = json.loads(out)
+    assert (process.returncode, ended["ended"], ended["counts"]["done"], ended["created"]) == (0, True, 12, True)
+    assert "12 of 12 done" in err
+
+
+def test_ctrl_c_in_a_real_terminal_session_leaves_the_job(
+    settings: Settings, person: Person, services: Services
+) -> None:
+    grant(services.ledger)
+    job_id = person.submits()
+    command = [sys.executable, "-m", "producer.cli", "watch", job_id]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "0 of 12 done" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == (
+        f"The job goes on. `face0 watch {job_id}` comes back to it, `face0 cancel {job_id}` ends it."
+    )
 
 
 def test_failed_items_are_told_and_can_be_tried_again(person: Person, services: Services) -> None:

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
+import tracemalloc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
+from sqlalchemy import event, func, select, text
 
 from face0_worker.contract.consent import Purpose
 from face0_worker.contract.errors import BadInput, ConsentRefused, LedgerDown, ModelMissing
-from face0_worker.contract.job import Guidance, ItemState, Priority
-from face0_worker.records import consents, jobs
+from face0_worker.contract.job import Guidance, ItemState, Priority, RenderItem, canonical_json, item_key
+from face0_worker.records import consents, jobs, tables
 from face0_worker.records.ledger import Ledger, open_ledger
-from tests.ledgers import MODEL, Broker, claim_items, commit_item, give_consent, run_to_end, some_items, states, submit
+from tests.ledgers import (
+    MODEL,
+    Broker,
+    claim_items,
+    commit_item,
+    dispatch_once,
+    give_consent,
+    item_rows,
+    run_to_end,
+    some_items,
+    states,
+    subject,
+    submit,
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Items that exist only while they are looked at; after `wrong_after` of them the list turns out to be wrong."""
+
+    count: int
+    wrong_after: int = -1
+
+    def __iter__(self) -> Iterator[RenderItem]:
+        for number in range(self.count):
+            if number == self.wrong_after:
+                raise BadInput("line 7: is wrong")
+            yield RenderItem(f"sku-{number}", "a portrait", seed=number)
+
+
+def row_count(ledger: Ledger) -> int:
+    with ledger.transaction() as connection:
+        counts = [select(func.count()).select_from(table) for table in (tables.jobs, tables.items, tables.faces)]
+        return sum(connection.execute(count).scalar_one() for count in counts)
 
 
 def test_a_job_is_stored_as_it_was_submitted(ledger: Ledger) -> None:
@@ -60,6 +98,103 @@ def test_the_same_picture_twice_in_one_list_is_refused_and_nothing_is_written(le
     with pytest.raises(BadInput, match="no items"):
         submit(ledger, [])
     assert jobs.list_jobs(ledger) == []
+
+
+def test_a_list_that_turns_out_wrong_while_it_is_written_leaves_nothing(ledger: Ledger) -> None:
+    give_consent(ledger)
+    for broken in (Made(9000, wrong_after=8000), [*some_items(9), replace(some_items(1)[0], prompt="a\0b")]):
+        with pytest.raises(BadInput):
+            submit(ledger, broken, idempotency_key="tonight")
+        assert row_count(ledger) == 0
+    # nor does it use up the idempotency key
+    assert submit(ledger, Made(10), idempotency_key="tonight")
+
+
+@pytest.mark.parametrize("step", ["_copy_items", "_refuse_equal_items", "_keep_committed"])
+def test_a_revocation_waits_for_no_step_of_a_long_submit_and_stops_it(
+    ledger: Ledger, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_consent(ledger)
+    claim = claim_items(ledger, some_items(2))
+    commit_item(ledger, claim, claim.items[0])
+    with ThreadPoolExecutor(1) as pool:
+        taken = getattr(jobs, step)
+
+        def revoked_meanwhile(*said: Any) -> Any:
+            result = taken(*said)
+            pool.submit(consents.revoke, ledger, "c1").result(timeout=30)
+            return result
+
+        monkeypatch.setattr(jobs, step, revoked_meanwhile)
+        with pytest.raises(ConsentRefused) as refused:
+            submit(ledger, Made(10))
+    assert refused.value.code == "revoked"
+    assert len(jobs.list_jobs(ledger)) == 1
+
+
+def test_the_total_and_the_content_are_those_of_the_whole_list(ledger: Ledger) -> None:
+    give_consent(ledger)
+    job_id = submit(ledger, Made(20))
+    keys = [item_key(subject(), item) for item in Made(20)]
+    with ledger.transaction() as connection:
+        row = connection.execute(select(tables.jobs)).one()
+    assert row.total == 20
+    # the form that earlier versions stored: an idempotency key of then must be known now
+    assert row.content == hashlib.sha256(canonical_json(["catalogue", keys])).hexdigest()
+    assert [item.item_key for item in item_rows(ledger, job_id)] == keys
+
+
+def test_writing_a_list_holds_no_more_than_a_few_items(ledger: Ledger) -> None:
+    give_consent(ledger)
+    submit(ledger, Made(100))
+    tracemalloc.start()
+    try:
+        job_id = submit(ledger, Made(10_000))
+        # these items are some 15 MB together, their keys alone 1 MB
+        assert tracemalloc.get_traced_memory()[1] < 800_000
+    finally:
+        tracemalloc.stop()
+    assert jobs.job_status(ledger, job_id).total == 10_000
+
+
+def test_no_round_of_the_dispatcher_reads_a_whole_long_list(ledger: Ledger) -> None:
+    give_consent(ledger)
+    submit(ledger, Made(20_000))
+    asked: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        if statement.lstrip().startswith(("SELECT", "WITH", "UPDATE")) and not many:
+            asked.append((statement, parameters))
+
+    event.listen(ledger.engine, "before_cursor_execute", note)
+    broker = Broker()
+    dispatch_once(ledger, broker)
+    jobs.finish_jobs(ledger)
+    jobs.mark_finished(ledger, "no job", "no manifest")
+    event.remove(ledger.engine, "before_cursor_execute", note)
+    assert len(broker.take()) == 2
+    with ledger.transaction() as connection:
+        plans = {}
+        for statement, parameters in asked:
+            lines = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()
+            plans[statement] = "\n".join(lines)
+    assert sum("items" in plan for plan in plans.values()) >= 4
+    for plan in plans.values():
+        assert "Seq Scan on items" not in plan, plan
+
+
+def test_counting_what_is_kept_asks_in_portions(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_KEYS_AT_ONCE", 2)
+    give_consent(ledger)
+    claim = claim_items(ledger, some_items(5))
+    for item in claim.items[:3]:
+        commit_item(ledger, claim, item)
+    keys = [item.item_key for item in claim.items]
+    assert jobs.count_kept(ledger, iter(keys)) == 3
+    assert jobs.count_kept(ledger, []) == 0
+    with ledger.transaction() as connection:
+        connection.execute(text("UPDATE commits SET purged_at = now() WHERE item_key = :key"), {"key": keys[0]})
+    assert jobs.count_kept(ledger, keys) == 2
 
 
 def test_what_is_committed_already_is_kept_at_submit(ledger: Ledger) -> None:

@@ -1,87 +1,49 @@
-"""What every storage promises, shown on the local folder and on S3 (a real server process where one is installed)."""
+"""What every storage promises, shown on the local folder, on ministack and on a real Ceph over http and https."""
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
 from face0_worker.contract.errors import StorageDown
-from face0_worker.records.storage import Storage, StorageMissing, open_storage, probe
+from face0_worker.records.storage import Storage, StorageMissing, open_storage
+from face0_worker.records.storage_options import S3Options
+from tests.daemons import free_port
+from tests.object_servers import Become, Ceph, ObjectServer
+
+SERVERS = ["ministack", "ceph", "ceph-https"]
 
 
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a ministack of this module's own. Without the command: skip, or fail where CI requires it."""
-    command = os.environ.get("FACE0_TEST_S3_COMMAND") or shutil.which("ministack")
-    if command is None:
-        sentence = "no S3 server: put `ministack` on the PATH or its path into FACE0_TEST_S3_COMMAND"
-        if os.environ.get("CI") == "true" and os.environ.get("FACE0_TEST_S3") == "required":
-            pytest.fail(sentence)
-        pytest.skip(sentence)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "IOT_MTLS_ENABLED": "0"}
-    log = tmp_path_factory.mktemp("s3") / "log"
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            [command], env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent, start_new_session=True
-        )
-    try:
-        _wait_until_it_listens(server, port, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
+def named(request: pytest.FixtureRequest, name: str) -> ObjectServer:
+    """Start the server of this name if it does not run, and become its owner."""
+    become: Become = request.getfixturevalue("as_owner")
+    if name == "ministack":
+        return become(request.getfixturevalue("ministack"))
+    ceph: Ceph = request.getfixturevalue("ceph")
+    return become(ceph.https if name == "ceph-https" else ceph.http)
 
 
-def _wait_until_it_listens(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    pause = threading.Event()
-    for _ in range(300):
-        with socket.socket() as probe_socket:
-            if probe_socket.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if server.poll() is not None:
-            break
-        pause.wait(0.1)
-    pytest.fail(f"the S3 server did not start: {log.read_text()[-500:]}")
+def at(server: ObjectServer, bucket: str, prefix: str = "") -> Storage:
+    return open_storage(f"s3://{bucket}/{prefix}", S3Options(endpoint=server.url, ca=server.ca))
 
 
-@pytest.fixture
-def client(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    return boto3.client("s3", endpoint_url=s3_server)
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> ObjectServer:
+    return named(request, request.param)
 
 
-@pytest.fixture
-def bucket(client: Any) -> str:
-    """A bucket that keeps versions, as a careful shop's does."""
-    name = f"face0-{secrets.token_hex(4)}"
-    client.create_bucket(Bucket=name)
-    client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    return name
-
-
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", *SERVERS])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty store that keeps every promise."""
     if request.param == "folder":
         return open_storage(str(tmp_path / "storage"))
-    bucket = request.getfixturevalue("bucket")
-    return open_storage(f"s3://{bucket}/some/prefix", request.getfixturevalue("s3_server"))
+    server = named(request, request.param)
+    # ministack's bucket keeps versions, as a careful shop's does; where one does, Ceph ignores If-None-Match
+    return at(server, server.bucket(versioned=request.param == "ministack"), "some/prefix")
 
 
 def test_what_was_put_is_what_one_gets(storage: Storage) -> None:
@@ -153,23 +115,6 @@ def test_erasing_a_prefix_takes_all_of_it_and_nothing_else(storage: Storage) -> 
     assert storage.delete_prefix("p/c1/") == 0
 
 
-def test_the_probe_finds_a_good_store_good_and_leaves_nothing(storage: Storage) -> None:
-    probe(storage)
-    assert list(storage.list()) == []
-
-
-def test_the_probe_refuses_a_store_that_overwrites(tmp_path: Path) -> None:
-    storage = open_storage(str(tmp_path))
-    careless = storage.put
-
-    def put(key: str, data: bytes, *, if_absent: bool = True) -> bool:
-        return careless(key, data, if_absent=False)
-
-    storage.put = put  # type: ignore[method-assign]
-    with pytest.raises(StorageDown, match="overwrites objects"):
-        probe(storage)
-
-
 def test_a_local_erasure_leaves_no_empty_folder(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     storage.put("pictures/c1/i/a", b"1")
@@ -179,8 +124,20 @@ def test_a_local_erasure_leaves_no_empty_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_s3_erasure_leaves_no_version_and_no_marker(client: Any, bucket: str, s3_server: str) -> None:
-    storage = open_storage(f"s3://{bucket}/x", s3_server)
+def test_every_version_under_a_prefix_is_counted_and_none_of_its_neighbours(storage: Storage) -> None:
+    storage.put("p/c10/a", b"1")
+    assert storage.versions("p/c1/") == 0
+    storage.put("p/c1/a", b"1")
+    storage.put("p/c1/a", b"2", if_absent=False)
+    storage.put("p/c1/b", b"2")
+    assert storage.versions("p/c1/") >= 2
+    storage.delete_prefix("p/c1/")
+    assert storage.versions("p/c1/") == 0
+
+
+def test_an_s3_erasure_leaves_no_version_and_no_marker(server: ObjectServer) -> None:
+    client, bucket = server.client(), server.bucket(versioned=True)
+    storage = at(server, bucket, "x")
     for number in range(3):
         storage.put("p/c1/a", bytes([number]), if_absent=False)
         storage.put("p/c1/b", bytes([number]), if_absent=False)
@@ -192,20 +149,58 @@ def test_an_s3_erasure_leaves_no_version_and_no_marker(client: Any, bucket: str,
     assert not left.get("DeleteMarkers")
 
 
-def test_more_objects_than_one_page_are_listed_and_erased(client: Any, bucket: str, s3_server: str) -> None:
-    storage = open_storage(f"s3://{bucket}", s3_server)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: client.put_object(Bucket=bucket, Key=f"p/{number}", Body=b""), range(1005)))
-    assert len(list(storage.list("p/"))) == 1005
-    assert storage.delete_prefix("p/") == 1005
+def test_two_who_erase_the_same_at_once_both_succeed(server: ObjectServer) -> None:
+    storage = at(server, server.bucket(versioned=True))
+    for number in range(20):
+        storage.put(f"p/{number}", b"1")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(storage.delete_prefix, ["p/", "p/"]))
+    assert storage.versions("p/") == 0
 
 
-def test_a_missing_bucket_and_a_silent_server_are_storage_down_and_not_a_missing_object(
-    client: Any, s3_server: str
+def test_more_objects_than_one_page_are_listed_and_erased(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for storage in (open_storage("s3://no-such-bucket", s3_server), open_storage("s3://bucket", "http://127.0.0.1:9")):
-        uses: list[tuple[str, tuple[object, ...]]]
-        uses = [("get", ("a",)), ("exists", ("a",)), ("put", ("a", b"")), ("delete_prefix", ("a/",))]
-        for name, given in uses:
-            with pytest.raises(StorageDown):
-                getattr(storage, name)(*given)
+    storage = at(server, server.bucket(versioned=True))
+    answers = []
+
+    def in_small_pages(operation: str, **given: object) -> object:
+        more = {"MaxKeys": 3} if operation.startswith("list_object") else {}
+        answers.append(ask(operation, **given, **more))
+        return answers[-1]
+
+    ask = storage._call  # type: ignore[attr-defined]
+    monkeypatch.setattr(storage, "_call", in_small_pages)
+    keys = [f"p/{number}" for number in range(10)]
+    for key in keys:
+        storage.put(key, b"1", if_absent=False)
+        storage.put(key, b"2", if_absent=False)
+    answers.clear()
+    assert sorted(storage.list("p/")) == sorted(keys)
+    assert len(answers) == 4
+    assert storage.versions("p/") == 20
+    assert storage.delete_prefix("p/") == 10
+    assert storage.versions("p/") == 0
+
+
+def test_a_missing_bucket_is_said_to_be_missing_and_not_the_object(server: ObjectServer) -> None:
+    for use in every_use(at(server, "no-such-bucket")):
+        with pytest.raises(StorageDown, match="does not exist; create the bucket or correct FACE0_STORAGE"):
+            use()
+
+
+def test_a_server_that_is_not_there_is_said_to_be_away(ministack: ObjectServer, as_owner: Become) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    as_owner(ministack)
+    with pytest.raises(StorageDown, match="nothing listens there; start it or correct FACE0_S3_ENDPOINT"):
+        open_storage("s3://bucket", S3Options(endpoint=nowhere)).get("a")
+
+
+def every_use(storage: Storage) -> list[Callable[[], object]]:
+    return [
+        lambda: storage.get("a"),
+        lambda: storage.exists("a"),
+        lambda: storage.put("a", b""),
+        lambda: list(storage.list()),
+        lambda: storage.delete_prefix("a/"),
+    ]

@@ -42,3 +42,4 @@ def test_a_service_that_is_down_may_come_back_but_a_missing_model_does_not() -> 
     assert not errors.ModelMissing.retryable
     assert not errors.ConsentRefused("sentence", "code").retryable
     assert errors.ConsentRefused("sentence", "code").code == "code"
+    assert errors.FaceRefused("sentence", "code").code == "code"

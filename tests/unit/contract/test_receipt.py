@@ -20,6 +20,9 @@ verdicts = st.builds(
     identity=st.none() | st.floats(-1, 1),
     brightness=shares,
     contrast=shares,
+    precision=st.sampled_from(["", "float32", "float16"]),
+    rerendered=st.sampled_from(["", "black"]),
+    truncated=st.booleans(),
 )
 receipts = st.builds(
     Receipt,
@@ -43,6 +46,20 @@ receipts = st.builds(
 @given(receipts)
 def test_a_receipt_reads_back_exactly_from_the_bytes_of_its_statement(receipt: Receipt) -> None:
     assert Receipt.from_statement(json.loads(canonical_json(receipt.statement()))) == receipt
+
+
+@given(receipts)
+def test_a_receipt_of_before_a_field_was_told_keeps_its_bytes(receipt: Receipt) -> None:
+    old = receipt.statement()
+    for name in ("precision", "rerendered", "truncated"):
+        old["predicate"]["verdict"].pop(name, None)
+    signed = canonical_json(old)
+    assert canonical_json(Receipt.from_statement(json.loads(signed)).statement()) == signed
+
+
+@given(receipts)
+def test_a_truncated_prompt_stands_in_the_signed_statement(receipt: Receipt) -> None:
+    assert receipt.statement()["predicate"]["verdict"].get("truncated", False) == receipt.verdict.truncated
 
 
 @given(receipts)

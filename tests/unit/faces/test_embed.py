@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
 
-from face0_worker.contract.errors import FaceRefused
+from face0_worker.contract.errors import BadInput, FaceRefused
 from face0_worker.faces.embed import Embedder
+from tests.pictures import encoded
 from tests.unit.faces.test_lite_pack import SIX
-
-
-def _bytes(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, form, **options)
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +21,28 @@ def astronaut() -> Image.Image:
 
 
 def test_a_photo_of_one_person_gives_her_face(embedder: Embedder, astronaut: Image.Image) -> None:
-    face = embedder.embed_photo(_bytes(astronaut))
+    face = embedder.embed_photo(encoded(astronaut, "JPEG"))
     assert face.embedding.shape == (128,)
     assert 80 < face.width < 160
 
 
 def test_the_same_person_in_another_format_and_size_is_the_same(embedder: Embedder, astronaut: Image.Image) -> None:
-    one = embedder.embed_photo(_bytes(astronaut))
-    other = embedder.embed_photo(_bytes(astronaut.resize((300, 300)), "PNG"))
+    one = embedder.embed_photo(encoded(astronaut, "JPEG"))
+    other = embedder.embed_photo(encoded(astronaut.resize((300, 300)), "PNG"))
     assert embedder.similarity(one.embedding, other.embedding) > 0.8
 
 
 def test_a_photo_turned_by_exif_is_turned_back(embedder: Embedder, astronaut: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: show it turned by 90 degrees clockwise
-    turned = _bytes(astronaut.transpose(Image.Transpose.ROTATE_90), exif=exif)
-    upright = embedder.embed_photo(_bytes(astronaut))
+    turned = encoded(astronaut.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    upright = embedder.embed_photo(encoded(astronaut, "JPEG"))
     assert embedder.similarity(upright.embedding, embedder.embed_photo(turned).embedding) > 0.8
 
 
 def test_no_face_is_refused(embedder: Embedder) -> None:
     with pytest.raises(FaceRefused, match="no face"):
-        embedder.embed_photo(_bytes(Image.fromarray(data.coffee())))
+        embedder.embed_photo(encoded(Image.fromarray(data.coffee()), "JPEG"))
 
 
 def test_several_faces_are_refused_with_their_number(embedder: Embedder) -> None:
@@ -55,22 +50,57 @@ def test_several_faces_are_refused_with_their_number(embedder: Embedder) -> None
         embedder.embed_photo(SIX.read_bytes())
 
 
+def test_one_of_several_faces_can_be_meant_by_size_or_by_place(embedder: Embedder) -> None:
+    photo = SIX.read_bytes()
+    largest = embedder.embed_photo(photo, "largest")
+    row = [embedder.embed_photo(photo, str(number)) for number in range(1, 7)]
+    assert [face.box[0] for face in row] == sorted(face.box[0] for face in row)
+    assert largest.width == max(face.width for face in row)
+    assert len({face.box for face in row}) == 6
+    with pytest.raises(FaceRefused, match="shows 6 faces; there is no face number 7"):
+        embedder.embed_photo(photo, "7")
+    for unknown in ("", "0", "-1", "left", "²"):
+        with pytest.raises(BadInput, match="counted from the left"):
+            embedder.embed_photo(photo, unknown)
+
+
 def test_a_small_face_is_refused_with_its_width(embedder: Embedder, astronaut: Image.Image) -> None:
     small = Image.new("RGB", (400, 400), "grey")
     small.paste(astronaut.crop((150, 0, 310, 230)).resize((40, 58), Image.Resampling.LANCZOS), (180, 170))
     with pytest.raises(FaceRefused, match=r"face is \d+ px wide, 32 needed"):
-        embedder.embed_photo(_bytes(small, "PNG"))
+        embedder.embed_photo(encoded(small, "PNG"))
 
 
-@pytest.mark.parametrize("photo", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + bytes(50)])
-def test_what_is_no_picture_is_refused(embedder: Embedder, photo: bytes) -> None:
-    with pytest.raises(FaceRefused, match="can't be read"):
-        embedder.embed_photo(photo)
+def test_a_small_face_in_a_reduced_photo_is_told_in_the_photos_own_pixels(
+    embedder: Embedder, astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (face,) = embedder.find(astronaut)
+    found = replace(face, box=(100.0, 100.0, 130.0, 140.0))  # our own detector sees none so small in so large a photo
+    monkeypatch.setattr(Embedder, "find", lambda *_, **__: [found])
+    with pytest.raises(FaceRefused, match="face is 60 px wide, 64 needed"):
+        embedder.embed_photo(encoded(astronaut.resize((5000, 5000)), "JPEG"))
 
 
-def test_a_truncated_photo_is_refused(embedder: Embedder, astronaut: Image.Image) -> None:
-    with pytest.raises(FaceRefused, match="can't be read"):
-        embedder.embed_photo(_bytes(astronaut)[:4000])
+def test_a_refusal_has_a_code_for_machines(embedder: Embedder, astronaut: Image.Image) -> None:
+    small = Image.new("RGB", (400, 400), "grey")
+    small.paste(astronaut.crop((150, 0, 310, 230)).resize((40, 58), Image.Resampling.LANCZOS), (180, 170))
+    refused = {
+        "no_face": encoded(Image.fromarray(data.coffee()), "JPEG"),
+        "several_faces": SIX.read_bytes(),
+        "face_too_small": encoded(small, "PNG"),
+        "not_a_picture": b"not a picture",
+        "damaged": encoded(astronaut, "JPEG")[:4000],
+    }
+    for code, photo in refused.items():
+        with pytest.raises(FaceRefused) as raised:
+            embedder.embed_photo(photo)
+        assert raised.value.code == code
+
+
+def test_a_photo_of_48_megapixels_gives_the_same_person(embedder: Embedder, astronaut: Image.Image) -> None:
+    one = embedder.embed_photo(encoded(astronaut, "JPEG"))
+    large = embedder.embed_photo(encoded(astronaut.resize((7000, 7000)), "JPEG"))
+    assert embedder.similarity(one.embedding, large.embedding) > 0.9
 
 
 def test_normalised_embeddings_have_the_mappers_scale(embedder: Embedder) -> None:

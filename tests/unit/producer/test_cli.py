@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import types
@@ -12,6 +14,7 @@ import pytest
 
 from face0_worker.contract.errors import BadInput, ConsentRefused, LedgerDown, VerificationFailed
 from producer import cli
+from producer.show import as_json_option
 
 _IMPORTS = """
 import sys
@@ -104,14 +107,73 @@ def test_without_services_every_command_says_what_to_start(tmp_path: Path, capsy
         assert "face0 up" in capsys.readouterr().err
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_with_json_an_error_is_json_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(monkeypatch, ConsentRefused("one sentence", "expired"), takes_json=True)
+    assert cli.run(["fails", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert json.loads(err) == {"error": {"type": "ConsentRefused", "sentence": "one sentence", "exit_code": 3}}
+    assert cli.run(["status", "--json", "--nonsense"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 2
+
+
+def test_every_command_that_says_something_about_the_work_speaks_json() -> None:
+    silent = {"completion", "gallery"}  # one prints shell code, the other writes a page
+
+    def walk(command: click.Command) -> list[str]:
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            inner = [command.get_command(context, name) for name in command.list_commands(context)]
+            return [name for one in inner if one is not None for name in walk(one)]
+        return [] if any(option.name == "as_json" for option in command.params) else [str(command.name)]
+
+    assert set(walk(cli.cli)) == silent
+
+
+def test_a_setting_can_be_given_for_one_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--home", str(tmp_path), "--set", "lease-s=7", "config", "--json"]) == 0
+    said = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (said["lease_s"]["value"], said["lease_s"]["where"]) == ("7.0", "--set lease_s")
+    for setting in ("lease_s", "leese_s=7", "lease_s=x"):
+        assert cli.run(["--home", str(tmp_path), "--set", setting, "config"]) == 2
+        assert setting.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_shell_completes_commands_and_options_without_a_ledger(tmp_path: Path) -> None:
+    def completes(line: str) -> str:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "FACE0_HOME": str(tmp_path),
+            "_FACE0_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+        }
+        command = [sys.executable, "-m", "producer.cli"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+
+    assert completes("face0 sub") == "plain,submit\n"
+    assert "plain,--consent" in completes("face0 submit --co")
+    assert completes("face0 watch j").strip() == ""
+    assert "plain,lease_s=" in completes("face0 --set le")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("program", ["face0", "face0-worker"])
+def test_the_completion_for_a_shell_is_printed(shell: str, program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["completion", shell, "--program", program]) == 0
+    assert f"_{program.replace('-', '_').upper()}_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: Exception, *, takes_json: bool = False) -> None:
     """Add a command that raises."""
 
-    @click.command()
-    def fails_now() -> None:
+    def fails_now(as_json: bool = False) -> None:
         raise error
 
+    command = click.command()(as_json_option(fails_now) if takes_json else fails_now)
     module = types.ModuleType("face0_failing")
-    module.fails_now = fails_now  # type: ignore[attr-defined]
+    module.fails_now = command  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "face0_failing", module)
     monkeypatch.setitem(cli.COMMANDS, "fails", ("face0_failing:fails_now", ""))

@@ -1,0 +1,1 @@
+"""How a ledger came to its present tables: one file per revision in versions/, each written once and never changed."""

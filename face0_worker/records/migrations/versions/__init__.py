@@ -1,0 +1,1 @@
+"""The revisions in their order. What a revision may do is said in docs/ledger.md."""
