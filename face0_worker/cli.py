@@ -75,6 +75,18 @@ def train(data: Path, out: Path, vae_steps: int, steps: int, minutes: float, cro
     train_small(data, out, vae_steps=vae_steps, steps=steps, minutes=minutes, crop=box, say=click.echo)
 
 
+@commands.command()
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with people.jsonl and pictures.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write: characters.json of a pack.")
+@click.option("--crop", default=None, help="left,top,right,bottom of every picture, in its pixels.")
+@click.pass_context
+def characters(ctx: click.Context, data: Path, out: Path, crop: str | None) -> None:
+    """Fit the mixture that `face0 character new` draws from, to portraits seen by this machine's face pack."""
+    from face0_worker.learn.characters import fit_portraits
+
+    fit_portraits(data, out, pack=_settings(ctx).pack, crop=None if crop is None else _box(crop), say=click.echo)
+
+
 def _box(text: str) -> tuple[int, int, int, int]:
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from face0_worker.contract.errors import BadInput, FaceRefused, ModelMissing
-from face0_worker.faces.packs import FacePack
+from face0_worker.faces.packs import MARGINS, FacePack
 from face0_worker.faces.photo import decode_photo
 
 MIN_FACE_PX = 32
@@ -64,6 +64,12 @@ class Embedder:
             ) from error
         if "recognition" not in analysis.models:
             raise ModelMissing(f"face pack {pack.name} at {pack.folder} has no recognition model")
+        dimension = analysis.models["recognition"].output_shape[-1]
+        if dimension != pack.dimension:
+            raise ModelMissing(
+                f"face pack {pack.name} at {pack.folder} does not fit together: its recogniser gives {dimension} "
+                f'numbers a face, its manifest says {pack.dimension}; write "dimension": {dimension} into its pack.json'
+            )
         return cls(pack, analysis)
 
     def find(self, image: Image.Image, *, thorough: bool = False) -> list[FoundFace]:
@@ -86,9 +92,12 @@ class Embedder:
     def _face(self, padded: np.ndarray, box: np.ndarray, points: np.ndarray, border: int) -> FoundFace:
         from insightface.app.common import Face
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # insightface calls a deprecated scikit-image function
-            raw = self._recogniser.get(padded, Face(kps=points))
+        if self.pack.crop == MARGINS:
+            raw = self._recogniser.get_feat(with_margins(padded, box, self._recogniser.input_size))
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # insightface calls a deprecated scikit-image function
+                raw = self._recogniser.get(padded, Face(kps=points))
         left, top, right, bottom = (float(value) - border for value in box[:4])
         return FoundFace(
             (left, top, right, bottom), float(box[4]), points - border, np.asarray(raw, np.float32).reshape(-1)
@@ -123,6 +132,20 @@ class Embedder:
         """Return the cosine in [-1, 1] of two raw embeddings after their mean is removed."""
         a, b = self.normalise(one), self.normalise(other)
         return float(a @ b) / len(a)
+
+
+def with_margins(pixels: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a face as Face0's own embedder takes it: its box widened, cut out and resized to `size` (width, height).
+
+    Valevski et al. 2023: 10 px more at left and right, 33 above, 15 below. `pixels` and the result are uint8
+    (h, w, 3); what lies outside the picture repeats its edge.
+    """
+    left, top, right, bottom = (round(float(value)) for value in box[:4])
+    left, top, right, bottom = left - 10, top - 33, max(right, left + 1) + 10, max(bottom, top + 1) + 15
+    rows = np.clip(np.arange(top, bottom), 0, pixels.shape[0] - 1)
+    columns = np.clip(np.arange(left, right), 0, pixels.shape[1] - 1)
+    cut = Image.fromarray(np.ascontiguousarray(pixels[rows][:, columns]))
+    return np.asarray(cut.resize(size, Image.Resampling.BILINEAR))
 
 
 def check_policy(policy: str) -> None:

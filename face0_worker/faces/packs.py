@@ -17,6 +17,7 @@ from face0_worker.contract.errors import ModelMissing
 from face0_worker.contract.job import canonical_json
 
 LITE = "face0_lite"
+ALIGNED, MARGINS = "aligned", "paper"
 # The mean raw embedding of rendered people: dlib's embedding is not zero-mean, see lite_mean.json's note
 _LITE_MEAN = Path(__file__).with_name("lite_mean.json")
 _LITE_VERSION = 1  # grows when the same weights are built into another network
@@ -25,7 +26,10 @@ _LITE_LICENCE = "MIT (CenterFace), CC0-1.0 (dlib ResNet)"
 
 @dataclass(frozen=True)
 class FacePack:
-    """An insightface pack on disk. `mean` is float32 (dimension,), what to remove before comparing faces."""
+    """An insightface pack on disk. `mean` is float32 (dimension,), what to remove before comparing faces.
+
+    `crop` is what its recogniser takes: ALIGNED by five landmarks, as insightface's own packs, or the paper's MARGINS.
+    """
 
     folder: Path
     name: str
@@ -33,6 +37,7 @@ class FacePack:
     licence: str
     dimension: int
     mean: np.ndarray
+    crop: str = ALIGNED
 
 
 def cache_dir() -> Path:
@@ -125,7 +130,9 @@ def load_pack(folder: Path | None) -> FacePack:
     for name, digest in facts.get("files", {}).items():
         if not (where / name).is_file() or _sha256(where / name) != digest:
             raise ModelMissing(f"face pack {where} is damaged ({name}); delete the folder and run `face0 init`")
-    dimension = int(facts.get("dimension", 512))
+    dimension, crop = int(facts.get("dimension", 512)), str(facts.get("crop", ALIGNED))
+    if crop not in (ALIGNED, MARGINS):
+        raise ModelMissing(f"face pack {where} asks for the crop {crop!r}; {ALIGNED} and {MARGINS} are known")
     return FacePack(
         folder=where,
         name=facts.get("name", where.name),
@@ -133,4 +140,5 @@ def load_pack(folder: Path | None) -> FacePack:
         licence=facts.get("licence", "unknown (insightface's own packs: non-commercial research only)"),
         dimension=dimension,
         mean=np.asarray(facts.get("mean", [0.0] * dimension), np.float32),
+        crop=crop,
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -10,7 +13,10 @@ from sklearn.mixture import GaussianMixture
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.faces.characters import Mixture
-from face0_worker.learn.dataset import is_held_out
+from face0_worker.faces.embed import Embedder
+from face0_worker.faces.packs import load_pack
+from face0_worker.learn.dataset import is_held_out, load_portraits
+from face0_worker.learn.small_model import SIZE, embed_portraits
 
 EXPLAINED = 0.95  # of the variance, by the Gaussians; the rest is isotropic
 COMPONENTS = (1, 2, 4, 8, 16)
@@ -49,3 +55,21 @@ def fit_mixture(
         residual=float(np.sqrt(pca.noise_variance_)),
     )
     return mixture, {"held_out_log_likelihood": likely}
+
+
+def fit_portraits(
+    data: Path,
+    out: Path,
+    *,
+    pack: Path | None,
+    crop: tuple[int, int, int, int] | None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Fit to the portraits of a folder and write the mixture to the file `out`. Raises: as fit_mixture; BadInput."""
+    portraits = load_portraits(data, SIZE, crop)
+    embedder = Embedder.open(load_pack(pack))
+    with tempfile.TemporaryDirectory() as work:
+        faces = embed_portraits(portraits, embedder, Path(work) / "faces.npy", say)
+    mixture, about = fit_mixture(faces, portraits.people, embedder.pack.digest)
+    out.write_text(json.dumps(mixture.to_json(), separators=(",", ":")) + "\n", encoding="utf-8")
+    say(f"wrote {out}: {len(mixture.weights)} Gaussians in {len(mixture.basis)} dimensions; {about}")

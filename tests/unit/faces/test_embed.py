@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data
 
 from face0_worker.contract.errors import BadInput, FaceRefused
-from face0_worker.faces.embed import Embedder
+from face0_worker.faces.embed import Embedder, with_margins
 from tests.pictures import encoded
 from tests.unit.faces.test_lite_pack import SIX
 
@@ -107,3 +107,33 @@ def test_normalised_embeddings_have_the_mappers_scale(embedder: Embedder) -> Non
     rng = np.random.default_rng(0)
     normal = embedder.normalise(rng.standard_normal(128).astype(np.float32))
     assert np.linalg.norm(normal) == pytest.approx(np.sqrt(128), rel=1e-5)
+
+
+def test_the_papers_margins_are_cut_around_the_box_also_at_an_edge() -> None:
+    rows, columns = np.mgrid[0:200, 0:300]
+    pixels = np.stack([rows, columns % 256, columns // 256 * 0 + 7], axis=2).astype(np.uint8)
+    cut = with_margins(pixels, np.array([100.0, 80.0, 150.0, 140.0, 0.9]), (70, 108))
+    # 50 + 2 x 10 wide, 60 + 33 + 15 high: nothing is resized
+    assert np.array_equal(cut, pixels[47:155, 90:160])
+    corner = with_margins(pixels, np.array([0.0, 0.0, 50.0, 60.0]), (70, 108))
+    assert np.array_equal(corner[33:, 10:], pixels[:75, :60])
+    assert np.array_equal(corner[:33, 10:], np.repeat(pixels[:1, :60], 33, axis=0))
+
+
+def test_a_pack_can_ask_for_the_papers_margins(embedder: Embedder, astronaut: Image.Image) -> None:
+    class Seen:
+        input_size = (160, 160)
+
+        def get_feat(self, crop: np.ndarray) -> np.ndarray:
+            self.crop = crop
+            return np.ones((1, 128), np.float32)
+
+    seen = Seen()
+    by_margins = Embedder.__new__(Embedder)
+    by_margins.pack = replace(embedder.pack, crop="paper")
+    by_margins._detector, by_margins._recogniser = embedder._detector, seen
+    (found,) = by_margins.find(astronaut)
+    assert seen.crop.shape == (160, 160, 3)
+    assert found.embedding.tolist() == [1.0] * 128
+    # the crop holds the face: the detector finds it there as well
+    assert len(embedder.find(Image.fromarray(np.ascontiguousarray(seen.crop[:, :, ::-1])))) == 1
