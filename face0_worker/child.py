@@ -1,36 +1,47 @@
 """The render child's own process: load the model, offer it in the ledger, take batches until told to stop.
 
-Started by the supervisor as `python -m face0_worker.child WORKER_ID BEAT_FILE`.
+Started by the supervisor as `python -m face0_worker.child WORKER_ID BEAT_FILE SUPERVISOR_PID`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
+from celery import Celery
 
-from face0_worker.contract.errors import Face0Error, ModelMissing
+from face0_worker.contract.errors import BadInput, BrokerDown, Face0Error, ModelMissing, ServiceDown
 from face0_worker.contract.job import RenderItem, read_batch_message
 from face0_worker.embedded import broker_url, ledger_url
 from face0_worker.faces.embed import Embedder
-from face0_worker.faces.packs import digest_folder, load_pack
-from face0_worker.models import model_folder
+from face0_worker.faces.packs import load_pack
+from face0_worker.lease import Patience
+from face0_worker.models import digest_model, model_folder, require_allowed
+from face0_worker.outages import Outages
 from face0_worker.queue.app import RENDER_TASK, make_app, queue_name
+from face0_worker.queue.consumer import make_worker, stop_receiving
 from face0_worker.records import jobs
 from face0_worker.records.ledger import open_ledger
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import open_storage
 from face0_worker.records.vault import Vault
 from face0_worker.settings import Settings, load_settings
+from face0_worker.supervisor import BROKEN, CANT_START, last_words
 from face0_worker.tasks import HANDS, Office, RenderWorker
 from face0_worker.telemetry import Event, configure, log
+
+if TYPE_CHECKING:
+    from face0_worker.render.pipeline import Pipeline
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,35 +49,49 @@ HEARTBEAT_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
-def main(worker_id: str, beat_file: Path) -> int:
-    """Run one render child until SIGTERM; return its exit code."""
-    _die_with_parent()
+def main(worker_id: str, beat_file: Path, parent: int) -> int:
+    """Run one render child of the supervisor with pid `parent` until SIGTERM; return its exit code."""
+    _die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides what it means
     configure()
     try:
-        settings = load_settings()
-        _serve(settings, worker_id, beat_file)
+        return _serve(load_settings(), worker_id, beat_file)
     except Face0Error as error:
-        log(Event.CHILD_FAILED, worker=worker_id, reason=str(error))
-        print(f"face0-worker: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+        log(Event.CHILD_FAILED, level=logging.ERROR, worker=worker_id, reason=str(error))
+        if error.retryable:
+            return error.exit_code
+        last_words(beat_file).write_text(str(error), encoding="utf-8")
+        return CANT_START
+    except Exception as error:  # noqa: BLE001 - a traceback quotes arguments, which may be a person's data
+        log(Event.CHILD_FAILED, level=logging.ERROR, worker=worker_id, **_kind(error))
+        return BROKEN
 
 
-def _serve(settings: Settings, worker_id: str, beat_file: Path) -> None:
-    from face0_worker.render.batch import RenderRequest, render_batch
+def _load(settings: Settings, worker_id: str) -> tuple[Pipeline, Embedder]:
+    # what is missing is said before torch is imported, which takes seconds
+    folder = model_folder(settings.model)
+    digest = digest_model(folder)
+    require_allowed(folder, digest, settings.allowed_models)
+    pack = load_pack(settings.pack)
     from face0_worker.render.pipeline import Pipeline
+
+    pipeline = Pipeline.load(folder, digest=digest, device=settings.device, precision=settings.precision)
+    pipeline.limits.on_learned = lambda width, height, rows: log(
+        Event.BATCH_LIMITED, worker=worker_id, width=width, height=height, rows=rows
+    )
+    if pipeline.card.embedder_digest != pack.digest:
+        raise ModelMissing(
+            f"model {pipeline.card.name} was trained with another face pack than {pack.name} "
+            f"({pipeline.card.embedder_digest[:12]}, not {pack.digest[:12]}); set FACE0_PACK or FACE0_MODEL"
+        )
+    return pipeline, Embedder.open(pack)
+
+
+def _serve(settings: Settings, worker_id: str, beat_file: Path) -> int:
+    pipeline, embedder = _load(settings, worker_id)
+    from face0_worker.render.batch import RenderRequest, render_batch
     from face0_worker.render.quality import gate
 
-    folder = model_folder(settings.model)
-    digest = digest_folder(folder)
-    pipeline = Pipeline.load(folder, digest=digest, device=settings.device, precision=settings.precision)
-    embedder = Embedder.open(load_pack(settings.pack))
-    if pipeline.card.embedder_digest != embedder.pack.digest:
-        raise ModelMissing(
-            f"model {pipeline.card.name} was trained with another face pack than {embedder.pack.name} "
-            f"({pipeline.card.embedder_digest[:12]}, not {embedder.pack.digest[:12]}); set FACE0_PACK or FACE0_MODEL"
-        )
-    ledger = open_ledger(ledger_url(settings))
     judge = gate(embedder)
 
     def render(asked: Sequence[tuple[RenderItem, np.ndarray]], on_step: Callable[[int, int], None]) -> Sequence[Any]:
@@ -74,37 +99,71 @@ def _serve(settings: Settings, worker_id: str, beat_file: Path) -> None:
         return render_batch(pipeline, requests, judge=judge, on_step=on_step)
 
     beating = Heartbeat(beat_file)
+    patience = Patience(beat=beating.beat)
+    ledger = patience.insist(lambda: open_ledger(ledger_url(settings)))
     office = Office(
         ledger=ledger,
-        storage=open_storage(settings.storage_url, settings.s3_endpoint),
-        vault=Vault.open(settings.home_dir / "vault"),
-        signer=Signer.open(settings.home_dir / "keys"),
+        storage=patience.insist(lambda: open_storage(settings.storage_url, settings.s3_options)),
+        vault=Vault.open(settings.vault_dir),
+        signer=Signer.open(settings.keys_dir),
         worker_id=worker_id,
         lease_s=settings.lease_s,
-        beat=beating.beat,
+        patience=patience,
     )
-    worker = RenderWorker(office, beating.around(render))
-    app = make_app(broker_url(settings))
+    facts, digest = pipeline.facts(), pipeline.digest
+    offer = partial(jobs.offer_model, ledger, worker_id, digest, str(facts["name"]), facts)
+    patience.insist(offer)
+    beating.start(offer, patience.outages)
+    log(Event.CHILD_READY, worker=worker_id, model=digest[:12], device=str(pipeline.device))
+    app = make_app(patience.insist(lambda: broker_url(settings)))
+    return _receive(app, queue_name(digest), RenderWorker(office, beating.around(render)), beating, office)
+
+
+def _receive(app: Celery, queue: str, worker: RenderWorker, beating: Heartbeat, office: Office) -> int:
+    """Take batches until SIGTERM, finish what was claimed, and return the exit code."""
 
     @app.task(name=RENDER_TASK)  # type: ignore[untyped-decorator]
     def render_batch_task(message: dict[str, Any]) -> None:
-        worker.run(read_batch_message(message))
+        try:
+            attempt_id = read_batch_message(message)
+        except BadInput as error:
+            log(Event.MESSAGE_REFUSED, level=logging.WARNING, reason=str(error))
+            return
+        try:
+            worker.run(attempt_id)
+        except Exception as error:  # noqa: BLE001 - whatever it was: a broken device stays broken in this process
+            log(Event.CHILD_FAILED, level=logging.ERROR, worker=office.worker_id, attempt=attempt_id, **_kind(error))
+            os._exit(BROKEN)
 
-    facts = pipeline.facts()
-    jobs.offer_model(ledger, worker_id, digest, str(facts["name"]), facts)
-    beating.start(lambda: jobs.offer_model(ledger, worker_id, digest, str(facts["name"]), facts))
-    log(Event.CHILD_READY, worker=worker_id, model=digest[:12], device=str(pipeline.device))
-    app.Worker(
-        pool="threads",
-        concurrency=HANDS,
-        queues=[queue_name(digest)],
-        hostname=f"{worker_id}@%h",
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        loglevel="WARNING",
-    ).start()
+    away = BrokerDown(f"the broker at {app.connection_for_read().as_uri()} does not answer; start it again")
+    outages = office.patience.outages
+    receiver = make_worker(
+        app,
+        queue,
+        HANDS,
+        name=office.worker_id,
+        lost=lambda: outages.saw(away),
+        found=lambda: outages.answered([away]),
+    )
+
+    def stop(*_: object) -> None:
+        # no logging here: the thread that was interrupted may hold the log's lock
+        beating.stop()
+        worker.stop()
+        stop_receiving()
+
+    signal.signal(signal.SIGTERM, stop)
+    receiver.start()
     worker.close()
+    return int(receiver.exitcode or 0)
+
+
+def _kind(error: Exception) -> dict[str, str]:
+    """Return what may be told of an unexpected error: its type, and the last line of ours that it came through."""
+    here = Path(__file__).parent
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if here in Path(frame.filename).parents]
+    at = f"{Path(ours[-1].filename).relative_to(here)}:{ours[-1].lineno}" if ours else ""
+    return {"error": type(error).__name__, "at": at}
 
 
 class Heartbeat:
@@ -116,6 +175,7 @@ class Heartbeat:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._rendering = threading.Event()
+        self._stopping = threading.Event()
 
     def beat(self) -> None:
         """Give one sign of life."""
@@ -135,29 +195,40 @@ class Heartbeat:
 
         return watched
 
-    def start(self, also: Callable[[], None]) -> None:
-        """Beat in the background from now on; `also` is called at each beat (the offer in the ledger)."""
+    def start(self, offer: Callable[[], None], outages: Outages) -> None:
+        """Beat in the background from now on, and repeat the `offer` of this worker's model at each beat."""
 
         def loop() -> None:
             pause = threading.Event()
+            missed: dict[type[ServiceDown], ServiceDown] = {}
             while not pause.wait(HEARTBEAT_S):
                 if not self._rendering.is_set():
                     self.beat()
+                if self._stopping.is_set():
+                    continue
                 try:
-                    also()
-                except Face0Error as error:
-                    log(Event.SERVICE_DOWN, reason=str(error))
+                    offer()
+                except ServiceDown as error:
+                    outages.saw(error)
+                    missed[type(error)] = error
+                else:
+                    outages.answered(missed.values())
+                    missed.clear()
 
         self.beat()
         threading.Thread(target=loop, name="heartbeat", daemon=True).start()
 
+    def stop(self) -> None:
+        """Offer the model no more; beat on. May be called from a signal handler."""
+        self._stopping.set()
 
-def _die_with_parent() -> None:
+
+def _die_with_parent(parent: int) -> None:
     """Ask the kernel for SIGTERM when the supervisor dies, so that no child is left without one (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:
+    if os.getppid() != parent:  # it died before the kernel knew
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], Path(sys.argv[2])))
+    raise SystemExit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

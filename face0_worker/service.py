@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 from face0_worker import embedded
-from face0_worker.contract.errors import ServiceDown
-from face0_worker.queue.app import make_app, queue_length, sender
+from face0_worker.contract.errors import LedgerDown, ServiceDown
+from face0_worker.outages import Outages
+from face0_worker.queue.app import check_broker, make_app, queue_length, sender
 from face0_worker.queue.dispatch import dispatch, reconcile
+from face0_worker.records import schema
 from face0_worker.records.ledger import Ledger, open_ledger
 from face0_worker.records.manifest import write_manifest
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import open_storage
+from face0_worker.records.storage_probe import probe
 from face0_worker.records.sweep import sweep_job
-from face0_worker.records.tables import create_schema
 from face0_worker.settings import Settings
-from face0_worker.supervisor import Supervisor, Watch
+from face0_worker.supervisor import Round, Supervisor, Watch
 from face0_worker.telemetry import Event, configure, log
 
 # a child is silent for as long as one denoising step takes; a step as long as this is a hang
 HANG_LEASES = 2.0
+# what libraries print past the log: nobody who runs a worker can act on it; who wants it sets it otherwise
+QUIET = {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+# no library of the child may look for a model, a newer version or somebody to tell
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "ORT_TELEMETRY_DISABLED": "1",
+}
 
 
 def serve(settings: Settings) -> None:
-    """Run until SIGTERM or Ctrl-C. Raises: Face0Error: a part is missing or does not answer at the start."""
+    """Run until SIGTERM or Ctrl-C; a second one hands the running batch back at once.
+
+    Raises: Face0Error: a part is missing or does not answer at the start; the model can't be loaded; or, while
+    stopping, the ledger could not be told.
+    """
     configure()
+    # before anything is started: a home that was never prepared is said at once
+    signer = Signer.open(settings.keys_dir)
     with ExitStack() as stack:
-        stack.enter_context(_embedded_parts(settings))
+        stack.enter_context(embedded.running(settings, left=partial(log, Event.EMBEDDED_LEFT)))
         ledger = open_ledger(embedded.ledger_url(settings))
         stack.callback(ledger.close)
-        create_schema(ledger.engine)
+        check_broker(embedded.redis_url(settings))
+        prepare_schema(settings, ledger)
+        _check_storage(settings)
         watch = Watch(
             run_dir=embedded.run_folder(settings.home_dir),
+            environment={**QUIET, **os.environ, **OFFLINE, **_child_environment(settings)},
             crash_limit=settings.crash_limit,
             hang_s=settings.lease_s * HANG_LEASES,
             poll_s=settings.poll_s,
+            grace_s=settings.grace_s,
         )
-        os.environ.update(_child_environment(settings))
-        supervisor = Supervisor(ledger, watch, dispatcher(settings, ledger))
+        supervisor = Supervisor(ledger, watch, Dispatcher(settings, ledger, signer).round, Outages())
         signal.signal(signal.SIGTERM, supervisor.stop)
         signal.signal(signal.SIGINT, supervisor.stop)
         log(Event.SUPERVISOR_STARTED, pid=os.getpid())
@@ -48,55 +74,84 @@ def serve(settings: Settings) -> None:
         log(Event.SUPERVISOR_STOPPED, pid=os.getpid())
 
 
-def dispatcher(settings: Settings, ledger: Ledger) -> Callable[[], int]:
-    """Return one round of the dispatcher: repair from the ledger, then fill the window; how much it did."""
-    app = make_app(embedded.broker_url(settings))
-    send, length = sender(app), queue_length(app)
-    storage = open_storage(settings.storage_url, settings.s3_endpoint)
-    signer = Signer.open(settings.home_dir / "keys")
+def prepare_schema(settings: Settings, ledger: Ledger) -> None:
+    """Bring the home's own ledger up to date; one that others share is theirs to change (`face0 init`). LedgerDown."""
+    if settings.ledger_url:
+        schema.check(ledger.engine)
+        return
+    done = schema.upgrade(ledger.engine)
+    if done.before != done.after:
+        log(Event.LEDGER_UPGRADED, before=done.before, after=done.after)
 
-    def finish(job_id: str) -> str:
-        swept = sweep_job(ledger, storage, job_id)
-        key = write_manifest(ledger, storage, signer, job_id)
+
+def _check_storage(settings: Settings) -> None:
+    """Refuse a store that can't keep the promises. Raises: StorageDown, BadInput."""
+    storage = open_storage(settings.storage_url, settings.s3_options)
+    can = probe(storage, allow_weak=settings.allow_weak_store)
+    if not can.conditional_writes:
+        log(Event.STORAGE_WEAK, level=logging.WARNING, storage=str(can))
+
+
+class Dispatcher:
+    """Repairs from the ledger and fills the window, round after round."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, signer: Signer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        app = make_app(embedded.broker_url(settings))
+        self._settings, self._ledger, self._clock = settings, ledger, clock
+        self._send, self._length = sender(app), queue_length(app)
+        self._storage = open_storage(settings.storage_url, settings.s3_options)
+        self._signer = signer
+        self._spare_until = 0.0
+
+    def round(self) -> Round:
+        """Do what is to do now. Never raises for a service that is away: it is named in the result."""
+        settings = self._settings
+        repairs = reconcile(
+            self._ledger,
+            send=self._send,
+            queue_length=self._length,
+            # the ledger has the bytes that were signed: whatever else stands under the key is replaced
+            publish=lambda key, receipt: self._storage.put(key, receipt, if_absent=False),
+            write_manifest=self._finish,
+            crash_limit=settings.crash_limit,
+            expire=self._clock() >= self._spare_until,
+            spare_s=settings.lease_s,
+        )
+        sent, down = 0, [*repairs.down]
+        if not _ledger_among(down):
+            try:
+                sent = dispatch(
+                    self._ledger,
+                    self._send,
+                    batch_size=settings.batch,
+                    window=settings.window,
+                    queue_length=self._length,
+                )
+            except ServiceDown as error:
+                down.append(error)
+        if _ledger_among(down):
+            # nobody could renew a lease either: let them all do so before one counts as run out
+            self._spare_until = self._clock() + settings.lease_s
+        for event, batches in (
+            (Event.BATCH_RELEASED, repairs.released),
+            (Event.BATCH_RESENT, repairs.resent),
+            (Event.BATCH_SENT, sent),
+        ):
+            if batches:
+                log(event, batches=batches)
+        return Round(sent + repairs.published + repairs.finished, tuple(down))
+
+    def _finish(self, job_id: str) -> str:
+        swept = sweep_job(self._ledger, self._storage, job_id)
+        key = write_manifest(self._ledger, self._storage, self._signer, job_id)
         log(Event.MANIFEST_WRITTEN, job=job_id, swept=swept)
         return key
 
-    def round_() -> int:
-        repairs = reconcile(
-            ledger,
-            send=send,
-            queue_length=length,
-            # the ledger has the bytes that were signed: whatever else stands under the key is replaced
-            publish=lambda key, receipt: storage.put(key, receipt, if_absent=False),
-            write_manifest=finish,
-            crash_limit=settings.crash_limit,
-        )
-        sent = dispatch(ledger, send, batch_size=settings.batch, window=settings.window, queue_length=length)
-        if repairs.released:
-            log(Event.BATCH_RELEASED, batches=repairs.released)
-        if repairs.resent:
-            log(Event.BATCH_RESENT, batches=repairs.resent)
-        if sent:
-            log(Event.BATCH_SENT, batches=sent)
-        if repairs.down:
-            raise ServiceDown("; ".join(sorted({str(error) for error in repairs.down})))
-        return sent + repairs.published + repairs.finished
 
-    return round_
-
-
-@contextmanager
-def _embedded_parts(settings: Settings) -> Iterator[None]:
-    """Start what has no URL and is not running yet; stop what was started here."""
-    home = settings.home_dir
-    with ExitStack() as stack:
-        if not settings.broker_url and embedded.find_broker(home) is None:
-            embedded.start_broker(home)
-            stack.callback(embedded.stop_broker, home)
-        if not settings.ledger_url and embedded.find_ledger(home) is None:
-            embedded.start_ledger(home)
-            stack.callback(embedded.stop_ledger, home)
-        yield
+def _ledger_among(errors: Sequence[ServiceDown]) -> bool:
+    return any(isinstance(error, LedgerDown) for error in errors)
 
 
 def _child_environment(settings: Settings) -> dict[str, str]:

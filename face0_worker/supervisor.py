@@ -1,7 +1,8 @@
 """What `face0-worker run` is: keeps one render child alive and runs the dispatcher under an advisory lock. Torch-free.
 
 The child holds the pipeline. It is replaced when it dies, and when its heartbeat stops: then its batch goes back
-to the ledger at once, and the items of that batch go alone (a crash alone is what counts against an item).
+to the ledger at once, and the items of that batch go alone (a crash alone is what counts against an item). A child
+that was told to stop and did not finish in time is ended too, but its batch goes back as it came.
 """
 
 from __future__ import annotations
@@ -14,27 +15,52 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from face0_worker.contract.errors import ServiceDown
+from face0_worker.contract.errors import ModelMissing, ServiceDown
+from face0_worker.outages import Outages
 from face0_worker.records import attempts, jobs
 from face0_worker.records.ledger import Ledger
 from face0_worker.telemetry import Event, log
 
+# what a child ends with: something unexpected was raised; it can't start until somebody changes a setting
+BROKEN, CANT_START = 70, 78
 # loading a large model takes minutes; a child that has not come up by then never will
 LOAD_S = 600.0
-GRACE_S = 60.0
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+# a ledger that is away while stopping is asked again for so long
+FAREWELL_S = 5.0
+# between two rounds of the dispatcher while a service is away
+OUTAGE_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of the dispatcher did, as a count, and the services that did not answer it."""
+
+    did: int = 0
+    down: tuple[ServiceDown, ...] = ()
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How a supervisor watches its child. Times in seconds; a child silent for `hang_s` is replaced."""
+    """How a supervisor watches its child. Times in seconds; a child silent for `hang_s` is replaced.
+
+    `environment` is the child's; told to stop, it may finish its batch for `grace_s`.
+    """
 
     run_dir: Path
+    environment: Mapping[str, str]
     crash_limit: int
     hang_s: float
     poll_s: float
+    grace_s: float
+
+
+def last_words(beat_file: Path) -> Path:
+    """Return where a child that can't start leaves the reason."""
+    return beat_file.with_suffix(".last")
 
 
 class Child:
@@ -45,9 +71,8 @@ class Child:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.beat_file = run_dir / f"{self.worker_id}.beat"
         self.beat_file.touch()
-        self._started = time.time()
         self._first_beat = self.beat_file.stat().st_mtime
-        command = [sys.executable, "-m", "face0_worker.child", self.worker_id, str(self.beat_file)]
+        command = [sys.executable, "-m", "face0_worker.child", self.worker_id, str(self.beat_file), str(os.getpid())]
         self.process = subprocess.Popen(command, env=dict(environment))
 
     def silent_s(self) -> float:
@@ -59,67 +84,72 @@ class Child:
         """Whether it has given a sign of life of its own yet."""
         return self.beat_file.stat().st_mtime > self._first_beat
 
-    def stop(self, grace_s: float) -> None:
-        """Let it finish its batch, for at most `grace_s`; then end it."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(grace_s)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+    def why_not(self) -> str:
+        """Why it can't start, as it said itself."""
+        try:
+            return last_words(self.beat_file).read_text(encoding="utf-8")
+        except OSError:
+            return "the render process can't start; its log says why"
+
+    def kill(self) -> int:
+        """End it now; return its exit code."""
+        self.process.kill()
+        return self.process.wait()
+
+    def forget(self) -> None:
+        """Remove its files."""
         self.beat_file.unlink(missing_ok=True)
+        last_words(self.beat_file).unlink(missing_ok=True)
 
 
 class Supervisor:
     """Runs until `stop()`; every step is safe to repeat, so a supervisor may be killed at any moment."""
 
-    def __init__(self, ledger: Ledger, watch: Watch, lead: Callable[[], int]) -> None:
-        """`lead()` does one round of the dispatcher if nobody else leads, and returns how much it did."""
-        self._ledger, self._watch, self._lead = ledger, watch, lead
+    def __init__(self, ledger: Ledger, watch: Watch, lead: Callable[[], Round], outages: Outages) -> None:
+        """`lead()` does one round of the dispatcher if nobody else leads."""
+        self._ledger, self._watch, self._lead, self._outages = ledger, watch, lead, outages
         self._child: Child | None = None
-        self._stopping = False
+        self._dead: list[Child] = []
+        self._asked_to_stop = 0
         self._failures = 0
         self._start_at = 0.0
-        self._ledger_down = False
 
     def stop(self, *_: object) -> None:
-        """Ask the loop to end; a signal handler."""
-        self._stopping = True
+        """Ask the loop to end; asked again, the running batch is handed back at once. A signal handler."""
+        self._asked_to_stop += 1
 
     def run(self) -> None:
-        """Watch and dispatch until asked to stop; then the child finishes its batch and is ended."""
+        """Watch and dispatch until asked to stop; then the child may finish its batch.
+
+        Raises: ModelMissing: the child can't start until somebody changes a setting. LedgerDown: while stopping the
+        ledger could not be told what is handed back; the leases run out instead.
+        """
         try:
-            while not self._stopping:
-                did = self._round()
-                if not did:
+            while not self._asked_to_stop:
+                if not self._round():
                     time.sleep(self._watch.poll_s)
         finally:
             if self._child is not None:
-                log(Event.SUPERVISOR_STOPPING, worker=self._child.worker_id)
-                self._child.stop(GRACE_S)
-                self._bury(self._child)
+                self._drain(self._child)
 
     def _round(self) -> int:
+        self._mind_child()
+        down: list[ServiceDown] = []
         try:
-            self._mind_child()
-            did = self._lead()
-            if self._ledger_down:
-                self._ledger_down = False
-                log(Event.SERVICE_BACK)
-            return did
+            self._bury_dead()
         except ServiceDown as error:
-            if not self._ledger_down:  # said once, not at every poll
-                self._ledger_down = True
-                log(Event.SERVICE_DOWN, reason=str(error))
-            time.sleep(1.0)
-            return 0
+            down.append(error)
+        led = self._lead()
+        self._outages.looked([*down, *led.down])
+        if led.down:
+            time.sleep(OUTAGE_PAUSE_S)
+        return led.did
 
     def _mind_child(self) -> None:
         child = self._child
         if child is None:
             if time.monotonic() >= self._start_at:
-                self._child = Child(self._watch.run_dir, os.environ)
+                self._child = Child(self._watch.run_dir, self._watch.environment)
                 log(Event.CHILD_STARTED, worker=self._child.worker_id, pid=self._child.process.pid)
             return
         code = child.process.poll()
@@ -127,17 +157,58 @@ class Supervisor:
             if child.silent_s() < (self._watch.hang_s if child.loaded else LOAD_S):
                 return
             log(Event.CHILD_HUNG, worker=child.worker_id, silent_s=round(child.silent_s(), 1))
-            child.process.kill()
-            code = child.process.wait()
+            code = child.kill()
+        self._child = None
+        if code == CANT_START:
+            reason = child.why_not()
+            child.forget()
+            raise ModelMissing(reason)
+        self._dead.append(child)
         self._failures = 0 if child.loaded else self._failures + 1
         pause = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._start_at = time.monotonic() + pause
-        self._child = None
         log(Event.CHILD_DIED, worker=child.worker_id, code=code, restart_in_s=pause)
-        child.beat_file.unlink(missing_ok=True)
-        self._bury(child)
 
-    def _bury(self, child: Child) -> None:
-        """Give its batches back now instead of when their leases run out."""
-        attempts.release(self._ledger, worker_id=child.worker_id, crash_limit=self._watch.crash_limit)
+    def _bury_dead(self) -> None:
+        """Give the batches of dead children back now instead of when their leases run out."""
+        while self._dead:
+            self._bury(self._dead[0], crashed=True)
+            self._dead.pop(0)
+
+    def _bury(self, child: Child, *, crashed: bool) -> None:
+        if crashed:
+            attempts.release(self._ledger, worker_id=child.worker_id, crash_limit=self._watch.crash_limit)
+        else:
+            batches = attempts.hand_back(self._ledger, child.worker_id)
+            if batches:
+                log(Event.BATCH_HANDED_BACK, worker=child.worker_id, batches=batches)
         jobs.withdraw_offers(self._ledger, child.worker_id)
+        child.forget()
+
+    def _drain(self, child: Child) -> None:
+        """Let the child finish its batch, for at most the grace and not after a second request; end it then."""
+        log(Event.SUPERVISOR_STOPPING, worker=child.worker_id, grace_s=self._watch.grace_s)
+        if child.process.poll() is None:
+            child.process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + self._watch.grace_s
+        told_to_end = False
+        while child.process.poll() is None:
+            if time.monotonic() >= until or self._asked_to_stop > 1:
+                child.kill()
+                told_to_end = True
+            time.sleep(0.05)
+        # what it died of by itself counts as ever
+        crashed = not told_to_end and child.process.returncode not in (0, -signal.SIGTERM)
+        self._farewell(partial(self._bury, child, crashed=crashed))
+        self._farewell(self._bury_dead)
+
+    def _farewell(self, tell: Callable[[], None]) -> None:
+        until = time.monotonic() + FAREWELL_S
+        while True:
+            try:
+                return tell()
+            except ServiceDown as error:
+                self._outages.saw(error)
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.5)

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
-from face0_worker.contract.errors import ConsentRefused, Face0Error, ItemFailed, LeaseLost, Refused, StorageDown
+from face0_worker.contract.errors import (
+    ConsentRefused,
+    Face0Error,
+    ItemFailed,
+    LeaseLost,
+    Refused,
+    StorageDown,
+)
 from face0_worker.contract.job import RENDERER_VERSION, ItemState, RenderItem
 from face0_worker.contract.receipt import Receipt, Verdict
+from face0_worker.lease import Lease, Patience
 from face0_worker.records import attempts, commits
 from face0_worker.records.attempts import Claim, ClaimedItem
 from face0_worker.records.ledger import Ledger
@@ -29,8 +38,7 @@ from face0_worker.telemetry import Event, log
 
 # two batches in hand: one on the render thread, one being written
 HANDS = 2
-STORE_PAUSE_S = 2.0
-T = TypeVar("T")
+QUIET_POLL_S = 0.5
 
 
 class Outcome(Protocol):
@@ -58,41 +66,14 @@ class Office:
     signer: Signer
     worker_id: str
     lease_s: float
-    beat: Callable[[], None] = lambda: None
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True)
 class _Rendered:
     claim: Claim
+    lease: Lease
     results: tuple[tuple[ClaimedItem, Outcome], ...]
-
-
-class Lease:
-    """A claim's lease: renewed when a third of it is over, lost for good when the ledger says so."""
-
-    def __init__(self, office: Office, claim: Claim) -> None:
-        self._office, self._claim = office, claim
-        self._due = time.monotonic() + office.lease_s / 3
-
-    def insist(self, call: Callable[[], T]) -> T:
-        """Return what `call` returns, trying again while the store is down: an outage is no crash of the items.
-
-        Raises: LeaseLost: another worker has the batch meanwhile.
-        """
-        while True:
-            try:
-                return call()
-            except StorageDown as error:
-                log(Event.SERVICE_DOWN, reason=str(error))
-                self.keep()
-                time.sleep(STORE_PAUSE_S)
-
-    def keep(self) -> None:
-        """Renew when it is time. Raises: LeaseLost: another worker has the batch."""
-        self._office.beat()
-        if time.monotonic() >= self._due:
-            attempts.renew(self._office.ledger, self._claim.attempt_id, self._claim.token, self._office.lease_s)
-            self._due = time.monotonic() + self._office.lease_s / 3
 
 
 class RenderWorker:
@@ -101,19 +82,33 @@ class RenderWorker:
     def __init__(self, office: Office, render: Renderer) -> None:
         self._office, self._render = office, render
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
+        self._stopping = threading.Event()
+        self._changed = threading.Condition()
+        self._writing: list[Claim] = []
 
     def run(self, attempt_id: str) -> None:
         """Render one attempt's items and commit each; nothing happens where another worker has it.
 
         The claim is made on the render thread, so that a lease never runs while its batch waits for the device.
-        A lost lease ends the attempt at once: whoever took it over does the work.
+        A lost lease ends the attempt at once: whoever took it over does the work. Whatever else is raised comes
+        from the renderer or is a mistake in here, and the caller ends the process.
         """
         try:
             done = self._thread.submit(self._claim_and_render, attempt_id).result()
-            if done is not None:
+            if done is None:
+                return
+            try:
                 self._write(done)
+            finally:
+                with self._changed:
+                    self._writing.remove(done.claim)
+                    self._changed.notify_all()
         except LeaseLost:
             log(Event.LEASE_LOST, attempt=attempt_id, worker=self._office.worker_id)
+
+    def stop(self) -> None:
+        """Claim nothing more; what was claimed is finished. May be called from a signal handler."""
+        self._stopping.set()
 
     def close(self) -> None:
         """Wait for the batch on the render thread to end."""
@@ -121,10 +116,11 @@ class RenderWorker:
 
     def _claim_and_render(self, attempt_id: str) -> _Rendered | None:
         office = self._office
-        claim = attempts.claim(office.ledger, attempt_id, office.worker_id, office.lease_s)
+        claim = office.patience.insist(partial(self._claim, attempt_id))
         if claim is None:
             return None
-        lease = Lease(office, claim)
+        lease = Lease(office.ledger, claim, office.lease_s, office.patience)
+        self._wait_for_quiet(claim, lease)
         started = time.monotonic()
         with_faces = self._faces(claim, lease)
         asked = [(item.spec, face) for item, face in with_faces]
@@ -135,7 +131,23 @@ class RenderWorker:
             items=len(asked),
             seconds=round(time.monotonic() - started, 3),
         )
-        return _Rendered(claim, tuple(zip((item for item, _ in with_faces), outcomes, strict=True)))
+        done = _Rendered(claim, lease, tuple(zip((item for item, _ in with_faces), outcomes, strict=True)))
+        with self._changed:
+            self._writing.append(claim)
+        return done
+
+    def _claim(self, attempt_id: str) -> Claim | None:
+        # asked at each try: while the ledger was away somebody may have told this process to stop
+        if self._stopping.is_set():
+            return None
+        return attempts.claim(self._office.ledger, attempt_id, self._office.worker_id, self._office.lease_s)
+
+    def _wait_for_quiet(self, claim: Claim, lease: Lease) -> None:
+        """Wait while another batch is written, where one of the two is solo: a crash must be its own item's doing."""
+        with self._changed:
+            while self._writing and (claim.solo or any(other.solo for other in self._writing)):
+                self._changed.wait(QUIET_POLL_S)
+                lease.keep()
 
     def _faces(self, claim: Claim, lease: Lease) -> list[tuple[ClaimedItem, np.ndarray]]:
         """Decrypt each person's embedding; an item whose key is gone is cancelled and left out."""
@@ -144,35 +156,36 @@ class RenderWorker:
         for item in claim.items:
             try:
                 if item.face_key not in opened:
-                    blob = lease.insist(partial(self._office.storage.get, item.face_key))
-                    subject = item.subject
-                    opened[item.face_key] = unseal_face(
-                        self._office.vault, subject.consent_id, blob, digest=subject.face_digest
-                    )[1]
+                    opened[item.face_key] = lease.insist(partial(self._unsealed, item))
                 ready.append((item, opened[item.face_key]))
             except Refused as refusal:
-                self._end_item(claim, item, ItemState.CANCELLED, refusal)
+                self._end_item(claim, lease, item, ItemState.CANCELLED, refusal)
+            except LeaseLost:
+                raise
             except Face0Error as error:
-                if error.retryable:
-                    raise
-                self._end_item(claim, item, ItemState.FAILED, error)
+                self._end_item(claim, lease, item, ItemState.FAILED, error)
         return ready
 
+    def _unsealed(self, item: ClaimedItem) -> np.ndarray:
+        sealed = self._office.storage.get(item.face_key)
+        subject = item.subject
+        return unseal_face(self._office.vault, subject.consent_id, sealed, digest=subject.face_digest)[1]
+
     def _write(self, done: _Rendered) -> None:
-        lease = Lease(self._office, done.claim)
+        claim, lease = done.claim, done.lease
         for item, outcome in done.results:
             lease.keep()
             if outcome.error is not None:
-                self._end_item(done.claim, item, ItemState.FAILED, outcome.error)
+                self._end_item(claim, lease, item, ItemState.FAILED, outcome.error)
             elif outcome.pixels is None or outcome.verdict is None:
-                self._end_item(done.claim, item, ItemState.FAILED, ItemFailed("the renderer gave no picture"))
+                self._end_item(claim, lease, item, ItemState.FAILED, ItemFailed("the renderer gave no picture"))
             elif not outcome.verdict.accepted:
-                self._end_item(done.claim, item, ItemState.REJECTED, ItemFailed(outcome.verdict.reason))
+                self._end_item(claim, lease, item, ItemState.REJECTED, ItemFailed(outcome.verdict.reason))
             else:
                 # the ledger has ended the item already: its consent, or somebody who cancelled it
                 with contextlib.suppress(ConsentRefused, ItemFailed):
-                    self._commit(done.claim, lease, item, outcome.pixels, outcome.verdict)
-        attempts.finish_attempt(self._office.ledger, done.claim.attempt_id, done.claim.token)
+                    self._commit(claim, lease, item, outcome.pixels, outcome.verdict)
+        lease.insist(partial(attempts.finish_attempt, self._office.ledger, claim.attempt_id, claim.token))
 
     def _commit(self, claim: Claim, lease: Lease, item: ClaimedItem, pixels: np.ndarray, verdict: Verdict) -> None:
         office = self._office
@@ -196,20 +209,26 @@ class RenderWorker:
             renderer_version=RENDERER_VERSION,
         )
         lease.insist(partial(office.storage.put, key, marked))
+        signed = office.signer.sign(receipt)
+        named = (claim.attempt_id, claim.token, item, key, digest, signed, verdict)
         try:
-            outcome = commits.commit(
-                office.ledger, claim.attempt_id, claim.token, item, key, digest, office.signer.sign(receipt), verdict
-            )
+            outcome = lease.insist(partial(commits.commit, office.ledger, *named))
         except (ConsentRefused, ItemFailed, LeaseLost):
-            office.storage.delete(key)  # no two renders share a key: their marks differ
+            self._drop(key)
             raise
         if outcome == "kept":  # somebody committed the same item first; this copy is nobody's
-            committed = commits.find_commit(office.ledger, item_key=item.item_key)
+            committed = lease.insist(partial(commits.find_commit, office.ledger, item_key=item.item_key))
             if committed is None or committed.picture_key != key:
-                office.storage.delete(key)
+                self._drop(key)
 
-    def _end_item(self, claim: Claim, item: ClaimedItem, state: ItemState, error: Face0Error) -> None:
+    def _drop(self, key: str) -> None:
+        """Erase a picture that was not committed; no two renders share a key: their marks differ."""
+        try:
+            self._office.storage.delete(key)
+        except StorageDown as error:
+            self._office.patience.outages.saw(error)  # swept when its job ends, erased with its person
+
+    def _end_item(self, claim: Claim, lease: Lease, item: ClaimedItem, state: ItemState, error: Face0Error) -> None:
         code = getattr(error, "code", type(error).__name__)
-        attempts.fail_item(
-            self._office.ledger, claim.attempt_id, claim.token, item.item_id, code, str(error), state=state
-        )
+        fail = partial(attempts.fail_item, self._office.ledger, claim.attempt_id, claim.token, item.item_id)
+        lease.insist(partial(fail, code, str(error), state=state))

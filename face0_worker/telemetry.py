@@ -17,21 +17,31 @@ class Event(StrEnum):
     SUPERVISOR_STARTED = "supervisor.started"
     SUPERVISOR_STOPPING = "supervisor.stopping"
     SUPERVISOR_STOPPED = "supervisor.stopped"
+    LEDGER_UPGRADED = "ledger.upgraded"
+    STORAGE_WEAK = "storage.weak"
     SERVICE_DOWN = "service.down"
+    SERVICE_STILL_DOWN = "service.still_down"
     SERVICE_BACK = "service.back"
     CHILD_STARTED = "child.started"
     CHILD_READY = "child.ready"
     CHILD_FAILED = "child.failed"
+    CHILD_STOPPING = "child.stopping"
     CHILD_HUNG = "child.hung"
     CHILD_DIED = "child.died"
     BATCH_SENT = "batch.sent"
     BATCH_RESENT = "batch.resent"
     BATCH_RENDERED = "batch.rendered"
     BATCH_RELEASED = "batch.released"
+    BATCH_HANDED_BACK = "batch.handed_back"
+    BATCH_LIMITED = "batch.limited"
     LEASE_LOST = "lease.lost"
+    MESSAGE_REFUSED = "message.refused"
+    EMBEDDED_LEFT = "embedded.left"
     MANIFEST_WRITTEN = "manifest.written"
 
 
+# a worker's broker connection is told by our own events: theirs are one line per second of an outage
+_SILENT = ("celery.worker.consumer", "celery.bootsteps", "kombu")
 WITHHELD = "<withheld>"
 _PERSONAL = frozenset(
     {"subject", "name", "person", "photo", "image", "picture", "pixels", "embedding", "face", "prompt", "email", "args"}
@@ -72,6 +82,8 @@ def configure(*, stream: TextIO | None = None, json: bool | None = None, level: 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def log(event: Event, *, level: int = logging.INFO, **facts: object) -> None:

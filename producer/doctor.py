@@ -17,8 +17,7 @@ import redis
 
 from face0_worker.contract.errors import BrokerDown, Face0Error, ModelMissing, StorageDown
 from face0_worker.embedded import ledger_url, redis_url
-from face0_worker.faces.packs import digest_folder
-from face0_worker.models import model_folder
+from face0_worker.models import digest_model, face_folder, model_folder, require_allowed
 from face0_worker.records.ledger import database_clock, open_ledger
 from face0_worker.records.offers import find_model, list_workers
 from face0_worker.records.provenance import Signer
@@ -168,18 +167,19 @@ def _worker(services: Services) -> str:
 
 
 def _model(services: Services) -> str:
-    folder = model_folder(services.settings.model)
-    card = _card(folder)
+    place = model_folder(services.settings.model)
+    card, digest = _card(place), digest_model(place)
+    require_allowed(place, digest, services.settings.allowed_models)
     licences = ", ".join(f"{what}: {licence}" for what, licence in dict(card.get("licences", {})).items())
-    return f"{card.get('name')} (digest {digest_folder(folder)[:12]}) at {folder}; licences: {licences or 'not stated'}"
+    return f"{card.get('name')} (digest {digest[:12]}) at {place}; licences: {licences or 'not stated'}"
 
 
-def _card(folder: Path) -> dict[str, Any]:
-    file = folder / "face0" / "face0.json"
+def _card(place: Path) -> dict[str, Any]:
+    file = face_folder(place) / "face0.json"
     try:
         card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelMissing(f"{file} can't be read ({type(error).__name__}): {folder} is not a model folder") from error
+        raise ModelMissing(f"{file} can't be read ({type(error).__name__}): {place} is no model") from error
     return card
 
 

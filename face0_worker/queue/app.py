@@ -6,13 +6,15 @@ loses or repeats is put right from the ledger.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from face0_worker.contract.errors import BrokerDown
 
@@ -20,6 +22,8 @@ RENDER_TASK = "face0.render_batch"
 
 Send = Callable[[str, dict[str, Any]], None]
 QueueLength = Callable[[str], int]
+_ANSWER_S = 5.0
+_PASSWORD = re.compile(r"(?<=://)([^/@]*)@")
 
 
 def make_app(broker_url: str) -> Celery:
@@ -50,6 +54,8 @@ def make_app(broker_url: str) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 10,
             "visibility_timeout": 3600,
+            # the dispatcher looks after a broker that is away; a call that waits would keep it from all else
+            "max_retries": 0,
         },
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_remote_control=False,
@@ -83,6 +89,34 @@ def queue_length(app: Celery) -> QueueLength:
             return int(connection.default_channel.client.llen(queue))
 
     return length
+
+
+def check_broker(url: str) -> None:
+    """Ask the broker at a redis://, rediss:// or unix:// URL for one answer.
+
+    Raises: BrokerDown: within a few seconds nobody answered as Redis or Valkey; the message says what was wrong.
+    """
+    where = _PASSWORD.sub("***@", url)
+    told = f"the broker at {where}"
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=_ANSWER_S, socket_timeout=_ANSWER_S) as client:
+            client.ping()
+            if client.info("server").get("redis_mode") == "cluster":
+                raise BrokerDown(f"{told} is a cluster, which Celery can't use; name a single server")
+    except (AuthenticationError, NoPermissionError) as error:
+        raise BrokerDown(f"{told} refuses the user or the password; correct FACE0_BROKER_URL") from error
+    except ResponseError as error:
+        raise BrokerDown(f"{told} refuses to work ({_first_words(error)}); look at its log") from error
+    except (RedisError, OSError, ValueError) as error:
+        raise BrokerDown(
+            f"{told} does not answer as Redis or Valkey ({_first_words(error)}); start it, or correct FACE0_BROKER_URL"
+        ) from error
+
+
+def _first_words(error: Exception) -> str:
+    """Return what the library says, short enough for a sentence."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:120].rstrip('.')}" if lines else type(error).__name__
 
 
 @contextmanager

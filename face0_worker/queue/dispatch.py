@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from face0_worker.contract.errors import ServiceDown
+from face0_worker.contract.errors import LedgerDown, ServiceDown
 from face0_worker.contract.job import batch_message
 from face0_worker.queue.app import QueueLength, Send, queue_name
 from face0_worker.records import attempts, audit, commits, jobs, waiting
@@ -108,16 +108,19 @@ def reconcile(
     publish: Callable[[str, bytes], object],
     write_manifest: Callable[[str], str],
     crash_limit: int,
+    expire: bool = True,
+    spare_s: float = 0.0,
     resend_after_s: float = RESEND_AFTER_S,
 ) -> Repairs:
     """Put right whatever was left half done, from the ledger alone; safe at any moment and by several at once.
 
     Expired leases, messages the broker lost, the audit chain, receipt objects (`publish(key, bytes)`, which must
     accept that the object stands already) and manifests (`write_manifest(job id)` returns its key). A service that
-    is down is named in `down` and keeps no other repair from being made.
+    is down is named in `down` and keeps no other repair from being made. Leases that
+    ran out are left alone where `expire` is false, and for `spare_s` seconds after the ledger's start.
     """
     repairs: dict[str, Callable[[], int]] = {
-        "released": lambda: len(attempts.release(ledger, expired=True, crash_limit=crash_limit)),
+        "released": lambda: len(attempts.release(ledger, expired=expire, crash_limit=crash_limit, spare_s=spare_s)),
         "resent": lambda: resend(ledger, send, queue_length, resend_after_s),
         "chained": lambda: audit.chain(ledger),
         "published": lambda: _publish(ledger, publish),
@@ -130,6 +133,8 @@ def reconcile(
             counts[name] = repair()
         except ServiceDown as error:
             down.append(error)
+            if isinstance(error, LedgerDown):  # nothing can be repaired without it
+                break
     return Repairs(**counts, down=tuple(down))
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, func, or_, select, 
 from face0_worker.contract.errors import LeaseLost
 from face0_worker.contract.job import ItemState, RenderItem, Subject
 from face0_worker.records import consents
-from face0_worker.records.ledger import Ledger
+from face0_worker.records.ledger import Ledger, lock_items
 from face0_worker.records.tables import IN_FLIGHT, OUTSTANDING, attempts, commits, fencing_tokens, items, jobs
 
 # Only a crash alone counts against an item, but an item that always comes back unfinished must end too.
@@ -34,11 +34,15 @@ class ClaimedItem:
 
 @dataclass(frozen=True)
 class Claim:
-    """A worker's right to commit these items as long as it renews its lease; `token` grows with every claim."""
+    """A worker's right to commit these items as long as it renews its lease; `token` grows with every claim.
+
+    `solo`: a crash is counted against its one item, so nothing else may be at work in the process meanwhile.
+    """
 
     attempt_id: str
     token: int
     items: tuple[ClaimedItem, ...]
+    solo: bool = False
 
 
 def claim(ledger: Ledger, attempt_id: str, worker_id: str, lease_s: float) -> Claim | None:
@@ -48,7 +52,7 @@ def claim(ledger: Ledger, attempt_id: str, worker_id: str, lease_s: float) -> Cl
     None: somebody else has it, it is gone, or nothing of it is left to render.
     """
     with ledger.transaction() as connection:
-        token = connection.execute(
+        taken = connection.execute(
             update(attempts)
             .where(attempts.c.id == attempt_id, attempts.c.state == "dispatched")
             .values(
@@ -58,15 +62,15 @@ def claim(ledger: Ledger, attempt_id: str, worker_id: str, lease_s: float) -> Cl
                 lease_until=func.now() + timedelta(seconds=lease_s),
                 claimed_at=func.now(),
             )
-            .returning(attempts.c.token)
-        ).scalar_one_or_none()
-        if token is None:
+            .returning(attempts.c.token, attempts.c.solo)
+        ).first()
+        if taken is None:
             return None
         claimed = _take_items(connection, attempt_id)
         if not claimed:
             _end(connection, [attempt_id], "finished")
             return None
-        return Claim(attempt_id, token, tuple(claimed))
+        return Claim(attempt_id, taken.token, tuple(claimed), taken.solo)
 
 
 def _take_items(connection: Connection, attempt_id: str) -> list[ClaimedItem]:
@@ -154,15 +158,17 @@ def _lost(attempt_id: str) -> LeaseLost:
     return LeaseLost(f"attempt {attempt_id} is no longer this worker's; its items are rendered by another")
 
 
-def renew(ledger: Ledger, attempt_id: str, token: int, lease_s: float) -> None:
-    """Let the lease run for another `lease_s` seconds from now. Raises: LeaseLost: too late."""
+def renew(ledger: Ledger, attempt_id: str, token: int, lease_s: float, *, late: bool = False) -> None:
+    """Let the lease run for another `lease_s` seconds from now. Raises: LeaseLost: too late.
+
+    `late`: also when it ran out while the ledger was away, as long as nobody has taken the attempt since.
+    """
     mine = (attempts.c.id == attempt_id) & (attempts.c.state == "claimed") & (attempts.c.token == token)
+    if not late:
+        mine &= attempts.c.lease_until > func.now()
     change = {"lease_until": func.now() + timedelta(seconds=lease_s)}
     with ledger.transaction() as connection:
-        renewed = connection.execute(
-            update(attempts).where(mine, attempts.c.lease_until > func.now()).values(change)
-        ).rowcount
-        if not renewed:
+        if not connection.execute(update(attempts).where(mine).values(change)).rowcount:
             raise _lost(attempt_id)
 
 
@@ -220,17 +226,21 @@ def _end(connection: Connection, attempt_ids: list[str], state: str) -> None:
     connection.execute(update(attempts).where(attempts.c.id.in_(attempt_ids)).values(change))
 
 
-def release(ledger: Ledger, *, worker_id: str | None = None, expired: bool = False, crash_limit: int) -> list[str]:
+def release(
+    ledger: Ledger, *, worker_id: str | None = None, expired: bool = False, crash_limit: int, spare_s: float = 0.0
+) -> list[str]:
     """Take attempts away from a worker that died (`worker_id`) or whose lease ran out (`expired`); return their ids.
 
     Their unfinished items wait again and from now on go alone. An item that was alone when its worker died is
     counted, and after `crash_limit` such crashes it fails as poison; its neighbours never count (promise P8).
+    For `spare_s` seconds after the database server's start no lease counts as run out: nobody could renew before.
     """
     gone = []
     if worker_id is not None:
         gone.append(attempts.c.worker_id == worker_id)
     if expired:
-        gone.append(attempts.c.lease_until <= func.now())
+        up_long_enough = func.pg_postmaster_start_time() <= func.now() - timedelta(seconds=spare_s)
+        gone.append((attempts.c.lease_until <= func.now()) & up_long_enough)
     if not gone:
         return []
     query = select(attempts.c.id).where(OUTSTANDING, attempts.c.state == "claimed", or_(*gone)).order_by(attempts.c.id)
@@ -240,6 +250,24 @@ def release(ledger: Ledger, *, worker_id: str | None = None, expired: bool = Fal
             _end(connection, lost, "lost")
             _send_back(connection, lost, crash_limit)
         return lost
+
+
+def hand_back(ledger: Ledger, worker_id: str) -> int:
+    """Give back what a worker held that was told to stop and has ended; return how many attempts there were.
+
+    Their unfinished items wait again as before: nothing crashed, so nothing is counted and they need not go alone.
+    """
+    held = (attempts.c.worker_id == worker_id) & OUTSTANDING & (attempts.c.state == "claimed")
+    with ledger.transaction() as connection:
+        ids = list(
+            connection.execute(select(attempts.c.id).where(held).order_by(attempts.c.id).with_for_update()).scalars()
+        )
+        if ids:
+            theirs = items.c.attempt_id.in_(ids) & IN_FLIGHT
+            lock_items(connection, theirs)
+            connection.execute(update(items).where(theirs).values(state=ItemState.WAITING, attempt_id=None))
+            _end(connection, ids, "finished")
+        return len(ids)
 
 
 def _send_back(connection: Connection, lost: list[str], crash_limit: int) -> None:

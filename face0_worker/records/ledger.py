@@ -16,6 +16,13 @@ from face0_worker.contract.errors import BadInput, LedgerDown
 from face0_worker.records.tables import items
 
 CONNECT_TIMEOUT_S = 5
+# a cable that was pulled must be noticed within half a minute, not after the kernel's quarter of an hour
+_NOTICE_A_DEAD_LINE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 class Ledger:
@@ -38,7 +45,10 @@ class Ledger:
             with self.engine.begin() as connection:
                 yield connection
         except (OperationalError, InterfaceError, PoolTimeout, psycopg.OperationalError) as error:
-            raise LedgerDown(f"the ledger at {self.where} does not answer; is PostgreSQL running?") from error
+            raise LedgerDown(
+                f"the ledger at {self.where} does not answer as PostgreSQL ({_why(error)}); "
+                "start it, or correct FACE0_LEDGER_URL"
+            ) from error
         except ProgrammingError as error:
             # 42P01 undefined_table: a new server, or another database than `face0 init` prepared
             if getattr(error.orig, "sqlstate", None) == "42P01":
@@ -56,7 +66,7 @@ class Ledger:
 
 
 def open_ledger(url: str) -> Ledger:
-    """Connect to the ledger at a postgresql:// URL. The tables must exist (`tables.create_schema`).
+    """Connect to the ledger at a postgresql:// URL. The tables must exist (`schema.upgrade`).
 
     Raises: BadInput: not a PostgreSQL URL. LedgerDown: nothing answers there within five seconds.
     """
@@ -67,7 +77,7 @@ def open_ledger(url: str) -> Ledger:
         max_overflow=24,
         # values of a statement could carry personal data into a log (promise P7)
         hide_parameters=True,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "face0"},
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "face0", **_NOTICE_A_DEAD_LINE},
     )
     ledger = Ledger(engine)
     with ledger.transaction() as connection:
@@ -88,6 +98,12 @@ def lock_items(connection: Connection, wanted: ColumnElement[bool]) -> int:
     """Lock the items that match, in the order of their ids as every room does; return how many."""
     locked = select(items.c.id).where(wanted).order_by(items.c.id).with_for_update().subquery()
     return int(connection.execute(select(func.count()).select_from(locked)).scalar_one())
+
+
+def _why(error: Exception) -> str:
+    """Return what PostgreSQL or the way to it said, in one line and without the address, which is told already."""
+    said = str(getattr(error, "orig", None) or error).splitlines() or [""]
+    return (said[0].rpartition("failed: ")[2][:200] or type(error).__name__).rstrip(".")
 
 
 def _psycopg_url(url: str) -> URL:

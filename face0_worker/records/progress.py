@@ -29,6 +29,7 @@ class JobStatus:
     purpose: str
     consent_id: str
     model_digest: str
+    model_name: str
     model_live: bool
     catalogue: str
     submitter: str
@@ -83,7 +84,10 @@ def _statuses(connection: Connection, rows: Collection[Row[Any]]) -> list[JobSta
     for group in connection.execute(query.where(items.c.job_id.in_(counts)).group_by(items.c.job_id, items.c.state)):
         counts[group.job_id][ItemState(group.state)] = group.number
         kept[group.job_id] += group.kept
-    live = set(connection.execute(select(models.c.digest).where(is_live())).scalars())
+    wanted = models.c.digest.in_({row.model_digest for row in rows})
+    offers = connection.execute(select(models.c.digest, models.c.name, is_live().label("live")).where(wanted)).all()
+    names = {offer.digest: offer.name for offer in offers}
+    live = {offer.digest for offer in offers if offer.live}
     return [
         JobStatus(
             id=row.id,
@@ -95,6 +99,7 @@ def _statuses(connection: Connection, rows: Collection[Row[Any]]) -> list[JobSta
             purpose=row.purpose,
             consent_id=row.consent_id,
             model_digest=row.model_digest,
+            model_name=names.get(row.model_digest, ""),
             model_live=row.model_digest in live,
             catalogue=row.catalogue,
             submitter=row.submitter,

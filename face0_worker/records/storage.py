@@ -1,28 +1,22 @@
-"""Objects by key: the key layout, what every storage promises, and the one in a local folder."""
+"""Objects by key: the key layout, what every storage promises, and how one is opened."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore
-
-from face0_worker.contract.errors import BadInput, Face0Error, StorageDown
+from face0_worker.contract.errors import BadInput, Face0Error
+from face0_worker.records.storage_options import S3Options
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
 _KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
 _PREFIX = re.compile(rf"({_SEGMENT}/)+")
-_STAGED = re.compile(r"\.part-[0-9a-f]{16}$")
+STAGED = re.compile(r"\.part-[0-9a-f]{16}$")  # a file that is being written
 _S3_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 # erasure must end even where somebody keeps writing under the prefix
 ERASE_ROUNDS = 3
@@ -64,6 +58,14 @@ class Storage(Protocol):
 
         Raises: StorageDown: something is still there, for instance because the server retains it.
         """
+        ...
+
+    def versions(self, prefix: str) -> int:
+        """Return how many versions of objects stand under `prefix`, delete markers included."""
+        ...
+
+    def link(self, key: str, seconds: int) -> str:
+        """Return a URL by which anybody may read the object for that long. Raises: BadInput: none can be given here."""
         ...
 
 
@@ -110,10 +112,10 @@ def consent_prefixes(consent_id: str) -> tuple[str, ...]:
     return tuple(f"{kind}/{check_id(consent_id)}/" for kind in ("pictures", "receipts", "faces"))
 
 
-def open_storage(url: str, endpoint: str = "") -> Storage:
-    """Open an absolute folder (made when missing) or `s3://bucket/prefix` at `endpoint` (empty: AWS).
+def open_storage(url: str, options: S3Options | None = None) -> Storage:
+    """Open an absolute folder (made when missing), or `s3://bucket/prefix` by `options` (none: AWS, by AWS_* alone).
 
-    Raises: BadInput: neither of the two. StorageDown: the folder can't be made.
+    Raises: BadInput: neither of the two, or options that can't be meant. StorageDown: the folder can't be made.
     """
     if url.startswith("s3://"):
         match = _S3_URL.fullmatch(url)
@@ -123,32 +125,17 @@ def open_storage(url: str, endpoint: str = "") -> Storage:
         # boto3 takes a quarter of a second that a machine with a local folder need not spend
         from face0_worker.records.storage_s3 import S3Storage
 
-        return S3Storage(match.group(1), prefix.lstrip("/"), endpoint)
+        return S3Storage(match.group(1), prefix.lstrip("/"), options or S3Options())
     if not os.path.isabs(url):
         raise BadInput("storage must be an absolute folder or s3://bucket/prefix; see FACE0_STORAGE")
+    from face0_worker.records.storage_local import LocalStorage
+
     return LocalStorage(Path(url))
-
-
-def probe(storage: Storage) -> None:
-    """Write, refuse to overwrite, read back and erase one small object.
-
-    Raises: StorageDown: the store can't do one of these; some S3 servers silently ignore conditional writes.
-    """
-    key, first = f"probe/{secrets.token_hex(8)}", secrets.token_bytes(16)
-    try:
-        if not storage.put(key, first):
-            raise StorageDown("the storage says that an object stands under a key nobody has used")
-        if storage.put(key, secrets.token_bytes(16)) or storage.get(key) != first:
-            raise StorageDown("the storage overwrites objects although asked not to (If-None-Match); use another one")
-    finally:
-        storage.delete(key)
-    if storage.exists(key):
-        raise StorageDown("the storage still shows an object after it was erased; use another server")
 
 
 def check_key(key: str) -> str:
     """Return a key in the form. Raises: BadInput: another form (the text itself is not repeated)."""
-    if not _KEY.fullmatch(key) or len(key) > 900 or _STAGED.search(key):
+    if not _KEY.fullmatch(key) or len(key) > 900 or STAGED.search(key):
         raise BadInput("an object key is made of ids joined by /; this one is not in the form")
     return key
 
@@ -159,112 +146,3 @@ def check_prefix(prefix: str) -> str:
     if not _PREFIX.fullmatch(prefix) or len(prefix) > 900:
         raise BadInput("a prefix of object keys is made of ids, each followed by /; this one is not in the form")
     return prefix
-
-
-class LocalStorage:
-    """Storage in one folder, by obstore; see Storage for the promises."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures of people: nobody else's business
-            self._store = LocalStore(root, automatic_cleanup=True)
-        except (BaseError, OSError, ValueError) as error:
-            raise self._down("can't be opened", error) from error
-
-    def put(self, key: str, data: bytes, *, if_absent: bool = True) -> bool:
-        # obstore's create mode links a file that isn't on the disk yet: a power cut would leave an empty picture
-        # under its own sha256 for ever. So: write beside, sync, then take the name (atomic, link or rename).
-        staged = f"{check_key(key)}.part-{secrets.token_hex(8)}"
-        folder = (self.root / key).parent
-        try:
-            entered = {folder} | {new.parent for new in (folder, *folder.parents) if not new.exists()}
-            obstore.put(self._store, staged, data, use_multipart=False)
-            _sync(self.root / staged)
-            obstore.rename(self._store, staged, key, overwrite=not if_absent)
-            for changed in entered:  # each costs a disk flush, so only where a name was added
-                _sync(changed)
-        except AlreadyExistsError:
-            self._forget(staged)
-            return self.get(key) == data
-        except (BaseError, OSError) as error:
-            self._forget(staged)
-            raise self._down(f"can't write {key}", error) from error
-        return True
-
-    def get(self, key: str) -> bytes:
-        try:
-            return bytes(obstore.get(self._store, check_key(key)).bytes())
-        except FileNotFoundError as error:
-            raise StorageMissing(f"storage has no object {key}") from error
-        except (BaseError, OSError) as error:
-            raise self._down(f"can't read {key}", error) from error
-
-    def exists(self, key: str) -> bool:
-        try:
-            obstore.head(self._store, check_key(key))
-        except FileNotFoundError:
-            return False
-        except (BaseError, OSError) as error:
-            raise self._down(f"can't look for {key}", error) from error
-        return True
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        try:
-            for batch in obstore.list(self._store, check_prefix(prefix) if prefix else None):
-                yield from (entry["path"] for entry in batch if not _STAGED.search(entry["path"]))
-        except (BaseError, OSError) as error:
-            raise self._down("can't be listed", error) from error
-
-    def delete(self, key: str) -> None:
-        try:
-            obstore.delete(self._store, check_key(key))
-        except FileNotFoundError:
-            return
-        except (BaseError, OSError) as error:
-            raise self._down(f"can't erase {key}", error) from error
-
-    def delete_prefix(self, prefix: str) -> int:
-        folder = self.root / check_prefix(prefix)
-        count = sum(1 for _ in self.list(prefix))
-        try:
-            # the whole tree and not the listed keys: a killed writer's half-written file is in no listing
-            for left in range(ERASE_ROUNDS, 0, -1):
-                shutil.rmtree(folder, ignore_errors=left > 1)
-                if not folder.exists():
-                    break
-            self._tidy(folder.parent)
-        except FileNotFoundError:
-            pass  # it was not there, which is what was asked for
-        except OSError as error:
-            raise self._down(f"can't erase {prefix}", error) from error
-        return count
-
-    def _tidy(self, folder: Path) -> None:
-        with contextlib.suppress(OSError):  # the first that is not empty ends it
-            while folder != self.root:
-                folder.rmdir()
-                folder = folder.parent
-        _sync(folder)
-
-    def _forget(self, staged: str) -> None:
-        # best effort: the write has failed and says so; the disk may be unable to do this as well
-        with contextlib.suppress(BaseError, OSError):
-            obstore.delete(self._store, staged)
-        with contextlib.suppress(OSError):
-            self._tidy((self.root / staged).parent)
-
-    def _down(self, what: str, error: Exception) -> StorageDown:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        code = int(number.group(1)) if number else getattr(error, "errno", None)
-        why = os.strerror(code) if code else type(error).__name__
-        return StorageDown(f"storage folder {self.root} {what}: {why}; make room or correct the folder, then try again")
-
-
-def _sync(path: Path) -> None:
-    """Force a file's or folder's contents to the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

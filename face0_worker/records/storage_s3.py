@@ -6,73 +6,88 @@ import base64
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
-from face0_worker.contract.errors import BadInput, StorageDown
+from face0_worker.contract.errors import StorageDown
 from face0_worker.records.storage import ERASE_ROUNDS, StorageMissing, check_key, check_prefix
+from face0_worker.records.storage_options import S3Options
+from face0_worker.records.storage_s3_client import connect, name_server
+from face0_worker.records.storage_s3_faults import CredentialsRefused, Occupied, Unknown, answered, unanswered
 
 _CONTENT_TYPES = {".png": "image/png", ".json": "application/json"}
-
-
-class _Occupied(StorageDown):
-    """A conditional write met an object that stands already, or one that is being written."""
-
-
-class _Unknown(StorageDown):
-    """The server does not know this operation."""
+# S3 answers 409 while another conditional write of the same key is not decided
+_CONFLICT_PAUSES_S = (0.1, 0.4, 1.6)
+# boto3 repeats a request that got no answer, but not a body that broke off
+_READS = 3
+_BROKEN_OFF = (ConnectionClosedError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 
 
 class S3Storage:
-    """Storage in an S3 bucket, by boto3; credentials come from the usual AWS_* places. See Storage for the promises."""
+    """Storage in an S3 bucket, by boto3; credentials come from the usual AWS_* places. See Storage for the promises.
 
-    def __init__(self, bucket: str, prefix: str = "", endpoint: str = "") -> None:
-        self.bucket, self.prefix, self.endpoint = bucket, prefix, endpoint
-        config = Config(
-            # Ceph and others refuse the trailing checksums that boto3 adds by default
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            s3={"addressing_style": "path" if endpoint else "auto"},
-            retries={"mode": "standard", "max_attempts": 4},
-            connect_timeout=5,
-            read_timeout=60,
-            max_pool_connections=16,
-        )
-        try:
-            self._client = boto3.client("s3", endpoint_url=endpoint or None, config=config)
-        except (BotoCoreError, ValueError) as error:
-            raise BadInput(f"S3 storage can't be set up: {error}; see FACE0_S3_ENDPOINT and AWS_*") from error
+    Credentials that the server refuses are read anew before the next call: a file that somebody rotates is enough.
+    Raises: BadInput: a setting or an AWS_* variable that can't be meant.
+    """
+
+    def __init__(self, bucket: str, prefix: str, options: S3Options) -> None:
+        self.bucket, self.prefix, self.options = bucket, prefix, options
+        self.server = name_server(bucket, options)
+        self._client = connect(options)
 
     def put(self, key: str, data: bytes, *, if_absent: bool = True) -> bool:
+        left = list(_CONFLICT_PAUSES_S)
+        while True:
+            try:
+                self._put(key, data, if_absent=if_absent)
+            except Occupied:
+                # a lost answer makes botocore try again and meet its own object
+                with contextlib.suppress(StorageMissing):
+                    return self.get(key) == data
+                if not left:  # somebody has been writing it all the time
+                    raise
+                time.sleep(left.pop(0))
+            else:
+                return True
+
+    def _put(self, key: str, data: bytes, *, if_absent: bool) -> None:
         given: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         md5 = hashlib.md5(data, usedforsecurity=False).digest()  # the one upload check every server knows
-        try:
-            self._call(
-                "put_object",
-                Key=self.prefix + check_key(key),
-                Body=data,
-                ContentMD5=base64.b64encode(md5).decode(),
-                ContentType=_CONTENT_TYPES.get(os.path.splitext(key)[1], "application/octet-stream"),
-                # an ETag is no content hash on every server
-                Metadata={"sha256": hashlib.sha256(data).hexdigest()},
-                **given,
-            )
-        except _Occupied as occupied:
-            # a lost answer makes botocore try again and meet its own object
-            try:
-                return self.get(key) == data
-            except StorageMissing:
-                raise occupied from None
-        return True
+        self._call(
+            "put_object",
+            Key=self.prefix + check_key(key),
+            Body=data,
+            ContentMD5=base64.b64encode(md5).decode(),
+            ContentType=_CONTENT_TYPES.get(os.path.splitext(key)[1], "application/octet-stream"),
+            # an ETag is no content hash on every server
+            Metadata={"sha256": hashlib.sha256(data).hexdigest()},
+            **given,
+        )
 
     def get(self, key: str) -> bytes:
+        whole = self.prefix + check_key(key)
         with self._answering():
-            return bytes(self._client.get_object(Bucket=self.bucket, Key=self.prefix + check_key(key))["Body"].read())
+            return self._read(whole, _READS)
+
+    def _read(self, whole: str, tries: int) -> bytes:
+        try:
+            return bytes(self._client.get_object(Bucket=self.bucket, Key=whole)["Body"].read())
+        except _BROKEN_OFF:
+            if tries == 1:
+                raise
+            return self._read(whole, tries - 1)
 
     def exists(self, key: str) -> bool:
         # not HEAD: its 404 can't say whether the object or the whole bucket is missing
@@ -89,6 +104,21 @@ class S3Storage:
     def delete_prefix(self, prefix: str) -> int:
         return self._erase(check_prefix(prefix), exactly=False)
 
+    def versions(self, prefix: str) -> int:
+        return sum(1 for _ in self._versions(self.prefix + check_prefix(prefix)))
+
+    def link(self, key: str, seconds: int) -> str:
+        with self._answering():
+            url: str = self._linker.generate_presigned_url(
+                "get_object", Params={"Bucket": self.bucket, "Key": self.prefix + check_key(key)}, ExpiresIn=seconds
+            )
+        return url
+
+    @cached_property
+    def _linker(self) -> Any:
+        # the signature covers the host name: a link for the public endpoint must be signed for it
+        return connect(self.options, public=True)
+
     def _erase(self, start: str, *, exactly: bool) -> int:
         erased: set[str] = set()
         for _ in range(ERASE_ROUNDS):
@@ -98,9 +128,13 @@ class S3Storage:
             erased.update(key for key, _, marker in found if not marker)
             # one request each: DeleteObjects needs a checksum header over which servers disagree
             with ThreadPoolExecutor(8) as pool:
-                for _ in pool.map(lambda row: self._call("delete_object", Key=row[0], **row[1]), found):
+                for _ in pool.map(lambda row: self._erase_version(row[0], row[1]), found):
                     pass
         raise StorageDown(f"{self} still holds objects that it was told to erase; look for a retention rule")
+
+    def _erase_version(self, whole: str, version: dict[str, str]) -> None:
+        with contextlib.suppress(StorageMissing):  # somebody else erases the same
+            self._call("delete_object", Key=whole, **version)
 
     def _versions(self, start: str) -> Iterator[tuple[str, dict[str, str], bool]]:
         """Yield (key, {"VersionId": ...}, is a delete marker) of every version under `start`."""
@@ -108,7 +142,7 @@ class S3Storage:
         while True:
             try:
                 page = self._call("list_object_versions", **given)
-            except _Unknown:  # a server without versions (Garage): what is listed is all there is
+            except Unknown:  # a server without versions (Garage): what is listed is all there is
                 yield from ((key, {}, False) for key in self._listed(start))
                 return
             for kind, marker in (("Versions", False), ("DeleteMarkers", True)):
@@ -138,22 +172,13 @@ class S3Storage:
         try:
             yield
         except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code"))
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if code == "NoSuchBucket":
-                raise StorageDown(f"{self} does not exist; create the bucket or correct FACE0_STORAGE") from error
-            if status == 404:
-                raise StorageMissing(f"{self} has no such object") from error
-            if status in (409, 412):
-                raise _Occupied(f"{self} was busy with the same object ({code}); try again") from error
-            if status == 501:
-                raise _Unknown(f"{self} does not know an operation that face0 needs; use another server") from error
-            if status in (401, 403):
-                raise StorageDown(f"{self} refused the credentials ({code}); see AWS_ACCESS_KEY_ID") from error
-            raise StorageDown(f"{self} answered {code} (status {status}); try again later") from error
+            fault = answered(error, self.server)
+            if isinstance(fault, CredentialsRefused):
+                self._client = connect(self.options)
+                self.__dict__.pop("_linker", None)
+            raise fault from error
         except BotoCoreError as error:
-            what = f"{self} does not answer ({type(error).__name__})"
-            raise StorageDown(f"{what}; see FACE0_S3_ENDPOINT and AWS_*, or try again later") from error
+            raise unanswered(error, self.server) from error
 
     def __str__(self) -> str:
-        return f"S3 bucket {self.bucket} at {self.endpoint or 'AWS'}"
+        return str(self.server)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from face0_worker.contract.errors import BadInput, Face0Error, ItemFailed
+from face0_worker.contract.errors import BadInput, Face0Error, ItemFailed, ModelMissing, OutOfMemory
 from face0_worker.contract.job import RenderItem
 from face0_worker.contract.receipt import Verdict
 from face0_worker.render.guidance import check_guidance
+from face0_worker.render.limits import rows_of
 from face0_worker.render.pipeline import Pipeline
+from face0_worker.render.rescue import breakage, in_float32
 from face0_worker.render.sampler import denoise, initial_noise, make_scheduler
 
 Judge = Callable[[np.ndarray, np.ndarray | None], Verdict]
@@ -46,9 +49,10 @@ def render_batch(
     """Render all requests; one result per request, in their order. Items may differ in everything.
 
     Items of one size, sampler and number of steps share each call of the denoiser. A batch that fails on the
-    device, for memory above all, is halved until the rest is done; an item that fails alone ends with its own
-    error. `on_step(done, steps)` is called after each denoising step of each pass: a sign of life, and what it
-    raises ends the batch.
+    device, for memory above all, is halved until the rest is done, and `pipeline.limits` remembers what fitted; an
+    item that fails alone ends with its own error. A picture that half precision broke is made once more in float32;
+    its verdict says so. `on_step(done, steps)` is called after each denoising step of each pass: a sign of life, and
+    what it raises ends the batch.
     """
     results: dict[int, Rendered] = {}
     groups: dict[tuple[int, int, int, str], list[int]] = {}
@@ -88,22 +92,44 @@ def check_request(pipeline: Pipeline, request: RenderRequest) -> None:
 
 
 def _render(pipeline: Pipeline, requests: Sequence[RenderRequest], judge: Judge, on_step: OnStep) -> list[Rendered]:
-    """Render checked requests of one size, sampler and number of steps, halving what fails on the device."""
+    """Render checked requests of one size, sampler and number of steps, as many at once as the device takes."""
+    done: list[Rendered] = []
+    size, limits = _size(requests[0]), pipeline.limits
+    rows = [rows_of(request.item.guidance) for request in requests]
+    while len(done) < len(requests):
+        begin, most = len(done), limits.most(size)
+        end = begin + limits.first(size, rows[begin:])
+        done.extend(_render_at_once(pipeline, requests[begin:end], judge, on_step))
+        if end < len(requests) and most is not None and limits.most(size) == most:
+            limits.fitted(size)
+    return done
+
+
+def _size(request: RenderRequest) -> tuple[int, int]:
+    return request.item.width, request.item.height
+
+
+def _render_at_once(
+    pipeline: Pipeline, requests: Sequence[RenderRequest], judge: Judge, on_step: OnStep
+) -> list[Rendered]:
+    """Render these together; what fails on the device goes in halves."""
+    short_of_memory = False
     try:
         pictures, truncated = make_pictures(pipeline, requests, on_step)
     except ItemFailed as error:
         if len(requests) == 1:
             # without its traceback, whose frames hold the batch's tensors
             return [Rendered(None, None, error.with_traceback(None))]
+        short_of_memory = isinstance(error, OutOfMemory)
     else:
-        return [_finish(*each, judge) for each in zip(pictures, requests, truncated, strict=True)]
+        return _finish_all(pipeline, requests, pictures, truncated, judge, on_step)
     # outside the except block: there the failed batch's tensors would still be held
     pipeline.release()
-    half = len(requests) // 2
-    return [
-        *_render(pipeline, requests[:half], judge, on_step),
-        *_render(pipeline, requests[half:], judge, on_step),
-    ]
+    halves = requests[: len(requests) // 2], requests[len(requests) // 2 :]
+    if short_of_memory:
+        larger = max(sum(rows_of(request.item.guidance) for request in half) for half in halves)
+        pipeline.limits.did_not_fit(_size(requests[0]), larger)
+    return [one for half in halves for one in _render(pipeline, half, judge, on_step)]
 
 
 @torch.inference_mode()
@@ -121,14 +147,49 @@ def make_pictures(
     return pipeline.decode(latents), conditioning.truncated
 
 
-def _finish(picture: np.ndarray, request: RenderRequest, truncated: bool, judge: Judge) -> Rendered:
+def _finish_all(
+    pipeline: Pipeline,
+    requests: Sequence[RenderRequest],
+    pictures: np.ndarray,
+    truncated: Sequence[bool],
+    judge: Judge,
+    on_step: OnStep,
+) -> list[Rendered]:
+    """Judge the pictures (n, h, w, 3); those that broke in less than float32 are made again in it, each alone."""
+    results: list[Rendered] = []
+    with ExitStack() as stack:
+        exact: Pipeline | None = None
+        for request, picture, cut in zip(requests, pictures, truncated, strict=True):
+            why, precision = breakage(picture), pipeline.precision
+            if not why or precision == "float32":
+                results.append(_finish(picture, request, cut, judge, precision))
+                continue
+            try:
+                if exact is None:
+                    on_step(0, request.item.steps)  # loading takes a while, and must not look like a hang
+                    exact = stack.enter_context(in_float32(pipeline))
+                again, _ = make_pictures(exact, [request], on_step)
+            except (ItemFailed, ModelMissing, BadInput) as error:
+                lost = ItemFailed(f"the picture broke in {precision} ({why}) and could not be made in float32: {error}")
+                results.append(Rendered(None, None, lost, cut))
+            else:
+                results.append(_finish(again[0], request, cut, judge, exact.precision, why))
+    return results
+
+
+def _finish(
+    picture: np.ndarray, request: RenderRequest, truncated: bool, judge: Judge, precision: str, rerendered: str = ""
+) -> Rendered:
     """Return the result of one picture, float32 (h, w, 3): an error where it or its judging broke."""
     if not np.isfinite(picture).all():
         # before uint8, which has no NaN and would show some colour instead
-        return Rendered(None, None, ItemFailed("the picture came out as not-a-number; try another seed"), truncated)
+        lost = ItemFailed(f"the picture came out as not-a-number in {precision}; try another seed")
+        return Rendered(None, None, lost, truncated)
     pixels = np.rint(picture * 255).astype(np.uint8)
     try:
-        return Rendered(pixels, _judged(judge, pixels, request.embedding), None, truncated)
+        verdict = _judged(judge, pixels, request.embedding)
+        said = replace(verdict, precision=precision, rerendered=rerendered, truncated=truncated)
+        return Rendered(pixels, said, None, truncated)
     except Face0Error as error:
         return Rendered(None, None, error, truncated)
 

@@ -1,14 +1,17 @@
 """What the denoiser is told: the text encoder's output with its last tokens overridden by a face.
 
-Valevski et al. 2023 (arXiv 2306.06638), section 3. "No face" is zero tokens, never the padding's own tokens.
+Valevski et al. 2023 (arXiv 2306.06638), section 3: with text tokens CLIP(d) (77, d) and a face embedding f,
+
+    context(d, f) = [CLIP(d)[:77 - k]; mapper(f)]            k = 3 in the paper
+
+"No face" is zero tokens, never the padding's own tokens. In SDXL the context is the joint one of both text
+encoders (d = 768 + 1280) and the mapper is as wide; the pooled embedding of the second encoder stays the prompt's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +25,10 @@ NO_FACE = 0  # the first row of Conditioning.faces
 class FaceMapper(nn.Module):
     """Face0's mapper: four linear layers, ReLU after the three hidden ones, from an embedding to k tokens.
 
+        mapper(f) = W4 relu(W3 relu(W2 relu(W1 f + b1) + b2) + b3) + b4,  split into k tokens
+
     Shapes: (n, embedding) -> (n, tokens, text_width). The embedding is normalised, as `Embedder.normalise`
-    returns it.
+    returns it. `text_width` is that of the whole context: 768 (SD 1.x), 1024 (SD 2.x), 2048 (SDXL).
     """
 
     def __init__(self, embedding: int, tokens: int, text_width: int, width: int = 768) -> None:
@@ -54,36 +59,16 @@ def override_tokens(text: Tensor, face: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EncodedTexts:
-    """Encoded prompts: `tokens` (n, length, d) float32; `truncated[i]`: the end of prompt i was not used."""
+class Context:
+    """What one call of the denoiser is told, row by row: `tokens` (rows, length, d) for its cross-attention.
+
+    SDXL is told two things more, which its time embedding takes: `pooled` (rows, p), the prompt as one vector, and
+    `sizes` (rows, 6), in pixels: original height and width, top and left of the crop, target height and width.
+    """
 
     tokens: Tensor
-    truncated: tuple[bool, ...]
-
-
-def encode_texts(tokenizer: Any, text_encoder: Any, texts: Sequence[str], face_tokens: int) -> EncodedTexts:
-    """Encode each text so that all of it stands before the last `face_tokens` tokens, its end token included.
-
-    The encoder is causal, so the padding that the face will override does not change what stands before it.
-    """
-    length = int(text_encoder.config.max_position_embeddings)
-    free = length - face_tokens
-    # the tokenizer's own warning about long texts would put nothing new beside the truncated flag
-    whole = [len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
-    cut = tokenizer(list(texts), truncation=True, max_length=free)
-    padded = tokenizer.pad(cut, padding="max_length", max_length=length, return_tensors="pt")
-    ids = padded["input_ids"].to(next(text_encoder.parameters()).device)
-    tokens = torch.cat([text_encoder(part).last_hidden_state.float() for part in ids.split(at_once(ids))])
-    return EncodedTexts(tokens, tuple(count > free for count in whole))
-
-
-def at_once(rows: Tensor) -> int:
-    """Return how many rows to encode in one call.
-
-    One on a CPU: its float32 products round differently with the number of rows, and after rounding to
-    bfloat16 the same item would not be the same picture in every batch (promise P10).
-    """
-    return 1 if rows.device.type == "cpu" else max(1, len(rows))
+    pooled: Tensor | None = None
+    sizes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +76,8 @@ class Conditioning:
     """What every branch of every item of a batch is told, each distinct text and face stored once.
 
     `texts` (t, length, d); `faces` (1 + f, k, d), where row 0 is zero tokens (NO_FACE); `text_of[item][branch]`
-    and `face_of[item][branch]` are rows of them; `truncated` has one flag per item.
+    and `face_of[item][branch]` are rows of them; `truncated` has one flag per item. SDXL only: `pooled` (t, p)
+    goes with `texts`, and `sizes` (items, 6) is what each item says in all its branches.
     """
 
     texts: Tensor
@@ -99,9 +85,16 @@ class Conditioning:
     text_of: tuple[tuple[int, int, int, int], ...]
     face_of: tuple[tuple[int, int, int, int], ...]
     truncated: tuple[bool, ...]
+    pooled: Tensor | None = None
+    sizes: Tensor | None = None
 
-    def context(self, rows: Rows) -> Tensor:
-        """Return what the denoiser's cross-attention sees for these rows: (rows, length, d)."""
+    def context(self, rows: Rows) -> Context:
+        """Return what the denoiser is told in these rows."""
         pairs = list(zip(rows.items, rows.branches, strict=True))
-        texts = self.texts[[self.text_of[item][branch] for item, branch in pairs]]
-        return override_tokens(texts, self.faces[[self.face_of[item][branch] for item, branch in pairs]])
+        texts = [self.text_of[item][branch] for item, branch in pairs]
+        faces = [self.face_of[item][branch] for item, branch in pairs]
+        return Context(
+            override_tokens(self.texts[texts], self.faces[faces]),
+            None if self.pooled is None else self.pooled[texts],
+            None if self.sizes is None else self.sizes[list(rows.items)],
+        )

@@ -1,54 +1,42 @@
-"""Read a model folder: a diffusers folder plus `face0/`, checked whole before anything runs on it."""
+"""Load a model: survey it whole first, then component by component, within its own size in memory."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import safetensors.torch
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from face0_worker.contract.errors import BadInput, ModelMissing
-from face0_worker.contract.job import Guidance
+from face0_worker.contract.errors import BadInput, Face0Error, ModelMissing
+from face0_worker.render.card import Card as Card
+from face0_worker.render.card import parse_card, read_json
+from face0_worker.render.clip_words import write_clip_tokenizer
 from face0_worker.render.conditioning import FaceMapper
 from face0_worker.render.guidance import check_guidance
+from face0_worker.render.single_file import pad_token, survey_single
+from face0_worker.render.single_file_weights import convert_component
+from face0_worker.render.survey import Survey, check_fit, needs_face, survey_folder, text_width
+from face0_worker.render.tensors import read_tensors
+from face0_worker.render.weight_files import Stored
 
-CARD_FORMAT = 1
-# loading one of these can run code that somebody hid in it
-PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
-COMPONENTS = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
-    "tokenizer": "CLIPTokenizer",
-}
-
-
-@dataclass(frozen=True)
-class Card:
-    """What `face0/face0.json` says. `size` is the pictures' side in pixels, `tokens` the face's share of the text."""
-
-    name: str
-    embedder_digest: str
-    embedder_dim: int
-    tokens: int
-    mapper_width: int
-    guidance: Guidance
-    steps: int
-    size: int
+# the names that VAEs of early diffusers folders have
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_TEXT_CLASSES = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The components of a model folder on the CPU: UNet and VAE in the precisions asked for, the others in float32."""
+    """The components of a model on the CPU: UNet and VAE in the precisions asked for, the others in float32.
+
+    SDXL has a second text encoder and tokenizer; `force_zeros_for_empty_prompt` is its way to say nothing.
+    """
 
     card: Card
     unet: Any
@@ -57,162 +45,156 @@ class Parts:
     tokenizer: Any
     mapper: FaceMapper
     scheduler_config: dict[str, Any]
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    force_zeros_for_empty_prompt: bool = False
 
 
-def read_parts(folder: Path, unet_dtype: torch.dtype, vae_dtype: torch.dtype) -> Parts:
-    """Load a model folder without pickle and without a network.
+def survey_model(place: Path) -> Survey:
+    """Survey a model folder or a single safetensors file. Raises: as survey_folder and survey_single."""
+    return survey_single(place) if place.is_file() else survey_folder(place)
 
-    Raises: ModelMissing: the folder or a weight is absent or damaged. BadInput: it holds pickled weights, is of
+
+def read_parts(place: Path, unet_dtype: torch.dtype, vae_dtype: torch.dtype) -> Parts:
+    """Load a model folder or file without pickle, without its own code and without a network.
+
+    Raises: ModelMissing: the model or a weight is absent or damaged. BadInput: it holds pickled weights, is of
     another kind, or its components don't fit each other; the message names both.
     """
-    _refuse_other_kinds(folder)
-    card = read_card(folder)
-    text_encoder = _component(folder, "text_encoder", CLIPTextModel.from_pretrained, torch.float32)
-    parts = Parts(
+    survey = survey_model(place)
+    card = needs_face(survey)
+    check_guidance(card.guidance)
+    check_fit(survey)
+    # the tokenizers first: they are small, and a misfit shows before minutes of reading
+    tokenizers = _tokenizers(survey)
+    second = "text_encoder_2" in survey.configs
+    return Parts(
         card=card,
-        unet=_component(folder, "unet", UNet2DConditionModel.from_pretrained, unet_dtype),
-        vae=_component(folder, "vae", AutoencoderKL.from_pretrained, vae_dtype),
-        text_encoder=text_encoder,
-        tokenizer=_tokenizer(folder),
-        mapper=_mapper(folder, card, int(text_encoder.config.hidden_size)),
-        scheduler_config=_json(folder / "scheduler" / "scheduler_config.json"),
+        tokenizer=tokenizers["tokenizer"],
+        tokenizer_2=tokenizers.get("tokenizer_2"),
+        unet=load_component(survey, "unet", unet_dtype, channels_last=True),
+        vae=load_component(survey, "vae", vae_dtype, channels_last=True),
+        text_encoder=load_component(survey, "text_encoder", torch.float32),
+        text_encoder_2=load_component(survey, "text_encoder_2", torch.float32) if second else None,
+        mapper=_mapper(survey, card),
+        scheduler_config=dict(survey.configs["scheduler"]),
+        force_zeros_for_empty_prompt=survey.force_zeros_for_empty_prompt,
     )
-    _check_fit(folder, parts)
-    return parts
 
 
 def read_card(folder: Path) -> Card:
     """Read `face0/face0.json`. Raises: ModelMissing: absent. BadInput: another format, or a field is wrong."""
     path = folder / "face0" / "face0.json"
-    data = _json(path)
-    if data.get("format") != CARD_FORMAT:
-        raise BadInput(f"{path} has format {data.get('format')!r}; this worker reads format {CARD_FORMAT}")
-    try:
-        card = Card(
-            name=str(data["name"]),
-            embedder_digest=str(data["embedder"]["digest"]),
-            embedder_dim=int(data["embedder"]["dimension"]),
-            tokens=int(data["tokens"]),
-            mapper_width=int(data["mapper_width"]),
-            guidance=Guidance(**{name: float(value) for name, value in data["guidance"].items()}),
-            steps=int(data["steps"]),
-            size=int(data["size"]),
-        )
-    except KeyError as error:
-        raise BadInput(f"{path} lacks {error.args[0]!r}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path} has a field of the wrong kind: {error}") from error
+    card = parse_card(read_json(path), path)
     check_guidance(card.guidance)
     return card
 
 
-def _json(path: Path) -> dict[str, Any]:
+def load_component(survey: Survey, name: str, dtype: torch.dtype | None, *, channels_last: bool = False) -> Any:
+    """Load one component in `dtype` (None: as stored), ready to run; no weight is ever made up.
+
+    `channels_last`: convolutions have their channels last in memory, as the renderer wants them.
+
+    Raises: ModelMissing: a weight is absent or damaged. BadInput: a weight has another shape than the config says.
+    """
+    what = f"{name} in model {survey.place}"
+    if survey.layout is None:
+        module = _empty(survey, name, what)
+        _fill(module, _by_name(name, survey.weights[name], module), dtype, what, channels_last)
+    else:
+        module = convert_component(survey, name, dtype, what)
+    return module.eval().requires_grad_(False)
+
+
+def _empty(survey: Survey, name: str, what: str) -> Any:
+    """Build the component by its config without giving its weights any memory."""
+    config = dict(survey.configs[name])
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ModelMissing(f"{path} is missing; a model folder is a diffusers folder with face0/ in it") from error
-    except (OSError, ValueError) as error:
-        raise ModelMissing(f"{path} can't be read ({type(error).__name__}); copy the model folder again") from error
-    if not isinstance(data, dict):
-        raise BadInput(f"{path} is not a JSON object")
-    return data
+        with init_empty_weights():
+            if name in _TEXT_CLASSES:
+                return _TEXT_CLASSES[name](CLIPTextConfig(**config))
+            kind = UNet2DConditionModel if name == "unet" else AutoencoderKL
+            return kind.from_config(config)
+    except Exception as error:  # their constructors raise whatever a nonsensical config leads to
+        raise BadInput(f"{what}: its config makes no sense ({type(error).__name__}); copy the model again") from error
 
 
-def _refuse_other_kinds(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ModelMissing(f"model folder {folder} does not exist; name one with --model or FACE0_MODEL")
-    index = _json(folder / "model_index.json")
-    for name, kind in COMPONENTS.items():
-        entry = index.get(name)
-        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if found != kind:
-            raise BadInput(f"model folder {folder}: {name} is {found}, this worker renders with {kind}")
-    pickled = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICKLES)
-    if pickled:
-        first = pickled[0].relative_to(folder)
-        raise BadInput(f"model folder {folder} holds pickled weights ({first}); keep safetensors only and remove it")
+def _by_name(name: str, stored: Mapping[str, Stored], module: torch.nn.Module) -> dict[str, Stored]:
+    """Return the stored tensors by the names that today's libraries give them."""
+    if name == "vae":
+        old = re.compile(r"(?<=attentions\.\d\.)(query|key|value|proj_attn)(?=\.)")
+        return {old.sub(lambda found: _OLD_ATTENTION[found[1]], key): tensor for key, tensor in stored.items()}
+    if name == "unet":
+        return dict(stored)
+    # transformers moves its text models' weights in and out of a `text_model` from version to version; numbered
+    # positions, once stored, are computed now
+    wraps = any(key.startswith("text_model.") for key in module.state_dict())
+    kept = {key: tensor for key, tensor in stored.items() if not key.endswith("position_ids")}
+    if wraps == any(key.startswith("text_model.") for key in kept):
+        return kept
+    outside = ("text_projection.", "text_model.")
+    if wraps:
+        return {key if key.startswith(outside) else f"text_model.{key}": tensor for key, tensor in kept.items()}
+    return {key.removeprefix("text_model."): tensor for key, tensor in kept.items()}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bar out of a worker's log while it loads."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+def _fill(
+    module: torch.nn.Module,
+    stored: Mapping[str, Stored],
+    dtype: torch.dtype | None,
+    what: str,
+    channels_last: bool = False,
+) -> None:
+    """Give an empty module its weights, after their names and shapes have all been checked."""
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    for key in sorted(wanted.keys() | stored.keys()):
+        if key not in stored:
+            raise ModelMissing(f"{what} is not whole: {key} is missing; copy the model again")
+        if key not in wanted:
+            raise BadInput(f"{what} holds {key}, which its config has no place for: they belong to different models")
+        if stored[key].shape != wanted[key]:
+            raise BadInput(
+                f"{what}: {key} is {stored[key].shape}, its config asks for {wanted[key]}: "
+                "they belong to different models"
+            )
+    # `assign` takes the tensors as they are: nothing is held twice
+    module.load_state_dict(dict(read_tensors(stored, dtype, what, channels_last=channels_last)), assign=True)
+
+
+def _tokenizers(survey: Survey) -> dict[str, Any]:
+    loaded: dict[str, Any] = {}
+    for name, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+        if encoder not in survey.configs:
+            continue
+        loaded[name] = _tokenizer(survey, name)
+        # SDXL's has the same words twice; a misfit names the one that is wrong
+        whose = "the second" if name.endswith("_2") else "the"
+        words, vocabulary = len(loaded[name]), int(survey.of(encoder, "vocab_size"))
+        if words != vocabulary:
+            raise BadInput(
+                f"model {survey.place} does not fit together: {whose} tokenizer's vocabulary is {words}, "
+                f"{whose} text encoder's vocab_size is {vocabulary}"
+            )
+    return loaded
+
+
+def _tokenizer(survey: Survey, name: str) -> Any:
     try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-def _component(folder: Path, name: str, load: Callable[..., Any], dtype: torch.dtype) -> Any:
-    """Load one component; a weight that its file lacks would otherwise be made up at random."""
-    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "torch_dtype": dtype}
-    try:
-        with _quiet():
-            model, info = load(folder / name, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelMissing(
-            f"{name} in model folder {folder} can't be loaded ({type(error).__name__}); copy the folder again"
-        ) from error
-    missing = sorted(info["missing_keys"])
-    if missing or info["mismatched_keys"]:
-        which = missing[0] if missing else "a weight of another shape"
-        raise ModelMissing(f"{name} in model folder {folder} is not whole: {which}; copy the folder again")
-    return model.eval().requires_grad_(False)
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        if survey.layout is None:
+            return CLIPTokenizer.from_pretrained(survey.place / name, local_files_only=True)
+        with TemporaryDirectory() as folder:
+            write_clip_tokenizer(Path(folder), pad=pad_token(survey, name))
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Face0Error:
+        raise
     except Exception as error:  # the tokenizer's parser raises bare Exceptions
         raise ModelMissing(
-            f"tokenizer in model folder {folder} can't be loaded ({type(error).__name__}); copy the folder again"
+            f"{name} in model {survey.place} can't be loaded ({type(error).__name__}); copy the model again"
         ) from error
 
 
-def _mapper(folder: Path, card: Card, text_width: int) -> FaceMapper:
-    path = folder / "face0" / "mapper.safetensors"
-    try:
-        weights = safetensors.torch.load_file(path)
-    except FileNotFoundError as error:
-        raise ModelMissing(f"{path} is missing; a model folder carries its face mapper there") from error
-    except (OSError, SafetensorError) as error:
-        raise ModelMissing(f"{path} can't be read ({type(error).__name__}); copy the model folder again") from error
-    mapper = FaceMapper(card.embedder_dim, card.tokens, text_width, card.mapper_width)
-    wanted = {name: tuple(value.shape) for name, value in mapper.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    if wanted != found:
-        name = min(name for name in wanted | found if wanted.get(name) != found.get(name))
-        raise BadInput(
-            f"the face mapper {path} does not fit face0.json and the text encoder ({text_width} wide): "
-            f"{name} is {found.get(name)}, {wanted.get(name)} needed"
-        )
-    mapper.load_state_dict({name: value.float() for name, value in weights.items()})
+def _mapper(survey: Survey, card: Card) -> FaceMapper:
+    with init_empty_weights():
+        mapper = FaceMapper(card.embedder_dim, card.tokens, text_width(survey), card.mapper_width)
+    _fill(mapper, survey.weights["mapper"], torch.float32, f"the face mapper of model {survey.place}")
     return mapper.eval().requires_grad_(False)
-
-
-def _check_fit(folder: Path, parts: Parts) -> None:
-    unet, text = parts.unet.config, parts.text_encoder.config
-    factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-    pairs = (
-        ("the UNet's cross_attention_dim", unet.cross_attention_dim, "the text encoder's width", text.hidden_size),
-        ("the UNet's in_channels", unet.in_channels, "the VAE's latent_channels", parts.vae.config.latent_channels),
-        ("the UNet's out_channels", unet.out_channels, "the VAE's latent_channels", parts.vae.config.latent_channels),
-        ("the tokenizer's vocabulary", len(parts.tokenizer), "the text encoder's vocab_size", text.vocab_size),
-        ("face0.json's size", parts.card.size % factor, f"a multiple of the VAE's {factor} px, leaving", 0),
-    )
-    for one, left, other, right in pairs:
-        if left != right:
-            raise BadInput(f"model folder {folder} does not fit together: {one} is {left}, {other} is {right}")
-    # the start and end token need a place beside the face
-    if not 0 <= parts.card.tokens <= text.max_position_embeddings - 2:
-        raise BadInput(
-            f"model folder {folder} does not fit together: face0.json has {parts.card.tokens} face tokens, "
-            f"the text encoder {text.max_position_embeddings} positions"
-        )
-    if parts.scheduler_config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
-        raise BadInput(
-            f"model folder {folder}: prediction_type {parts.scheduler_config['prediction_type']!r} is not supported; "
-            "epsilon and v_prediction are"
-        )

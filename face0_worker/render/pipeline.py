@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from face0_worker.contract.errors import BadInput, ItemFailed, ModelMissing, OutOfMemory
 from face0_worker.contract.job import RenderItem
-from face0_worker.render.conditioning import NO_FACE, Conditioning, EncodedTexts, at_once, encode_texts
+from face0_worker.render.conditioning import NO_FACE, Conditioning, Context
+from face0_worker.render.limits import BatchLimits
 from face0_worker.render.loading import Card, Parts, read_parts
+from face0_worker.render.text import EncodedTexts, TextEncoder, at_once, encode_texts
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # bfloat16 has 8 bits: smooth backgrounds would show bands. On a CPU, decoding in float32 costs about 5% of a
@@ -95,33 +97,49 @@ class Pipeline:
     """One model on one device. It keeps no state of a request; one thread at a time uses it.
 
     The UNet runs in `precision` and the VAE in DECODE_PRECISIONS of it. The text encoder and the mapper run in
-    float32: they run once per prompt and face, so precision there costs nothing.
+    float32: they run once per prompt and face, so precision there costs nothing. What it learns about its device,
+    how much fits at once, is in `limits`.
     """
 
     def __init__(self, parts: Parts, *, digest: str, device: torch.device, precision: str) -> None:
         self.card: Card = parts.card
         self.digest, self.device, self.precision = digest, device, precision
+        self.place: Path | None = None
+        self.limits = BatchLimits()
         self.scheduler_config: Mapping[str, Any] = parts.scheduler_config
-        self.tokenizer = parts.tokenizer
-        self.text_encoder = parts.text_encoder.to(device)
+        self.encoders = [TextEncoder(parts.tokenizer, parts.text_encoder.to(device))]
+        # told the pooled prompt and the picture's size beside the tokens: SDXL
+        self.has_second_encoder = parts.text_encoder_2 is not None
+        if self.has_second_encoder:
+            self.encoders.append(TextEncoder(parts.tokenizer_2, parts.text_encoder_2.to(device)))
+        self._zeros_say_nothing = parts.force_zeros_for_empty_prompt
         self.mapper = parts.mapper.to(device)
         # channels_last: 1.3 to 2 times faster bfloat16 convolutions on a CPU, and what tensor cores want
         self.unet = parts.unet.to(device=device, memory_format=torch.channels_last)
-        self.vae = parts.vae.to(device=device, memory_format=torch.channels_last)
+        self.decode_precision = DECODE_PRECISIONS[precision]
+        if self.has_second_encoder and parts.vae.config.force_upcast and precision == "float16":
+            # SDXL's VAE overflows in float16; those made not to say so in this field
+            self.decode_precision = torch.float32
+        self.vae = parts.vae.to(device=device, dtype=self.decode_precision, memory_format=torch.channels_last)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @classmethod
     def load(cls, folder: Path, *, digest: str, device: str = "auto", precision: str = "auto") -> Pipeline:
-        """Load a model folder; `digest` is what `faces.packs.digest_folder` says of it.
+        """Load a model folder or single file; `digest` is what `models.digest_model` says of it.
 
         Raises: ModelMissing: the folder, a weight or the device is not there. BadInput: pickled weights,
         components that don't fit each other, an unknown device or precision.
         """
         chosen = pick_device(device)
         kind = pick_precision(precision, chosen)
+        if chosen.type == "cuda" and kind == "float32":
+            # TF32 keeps 10 bits: what asks for float32 gets it, in convolutions too (promise P10)
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         parts = read_parts(folder, PRECISIONS[kind], DECODE_PRECISIONS[kind])
         with device_errors("the model"):
-            return cls(parts, digest=digest, device=chosen, precision=kind)
+            pipeline = cls(parts, digest=digest, device=chosen, precision=kind)
+        pipeline.place = folder
+        return pipeline
 
     def facts(self) -> dict[str, Any]:
         """Return what a worker offers with this model, as plain JSON values."""
@@ -134,6 +152,8 @@ class Pipeline:
             "embedder_dim": self.card.embedder_dim,
             "guidance": asdict(self.card.guidance),
             "steps": self.card.steps,
+            "licences": self.card.licences,
+            "device": str(self.device),
         }
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
@@ -147,12 +167,11 @@ class Pipeline:
         """Encode each distinct prompt once; the mapping says which row is whose."""
         row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
         with torch.inference_mode(), device_errors("the prompts"):
-            return encode_texts(self.tokenizer, self.text_encoder, list(row_of), self.card.tokens), row_of
+            return encode_texts(self.encoders, list(row_of), self.card.tokens), row_of
 
     def encode_faces(self, embeddings: Sequence[np.ndarray]) -> Tensor:
         """Return face tokens (1 + n, k, d) of normalised embeddings (d,); row 0 is zero tokens: no face."""
-        width = int(self.text_encoder.config.hidden_size)
-        tokens = torch.zeros((1 + len(embeddings), self.card.tokens, width), device=self.device)
+        tokens = torch.zeros((1 + len(embeddings), self.card.tokens, self.mapper.text_width), device=self.device)
         if embeddings:
             with torch.inference_mode(), device_errors("the faces"):
                 stacked = torch.from_numpy(np.stack(embeddings).astype(np.float32, copy=False)).to(self.device)
@@ -160,29 +179,46 @@ class Pipeline:
         return tokens
 
     def condition(self, items: Sequence[RenderItem], embeddings: Sequence[np.ndarray | None]) -> Conditioning:
-        """Return what all branches of all items are told. `embeddings[i]` is item i's, None for no face."""
+        """Return what all branches of all items are told. `embeddings[i]` is item i's, None for no face.
+
+        Where no text is said (the FACE branch; the NONE branch without a negative prompt) most models are told
+        the encoded empty prompt, and those with `force_zeros_for_empty_prompt` zeros: tokens and pooled vector.
+        """
         prompts = [text for item in items for text in (item.prompt, item.negative_prompt)]
         texts, row_of = self.encode_prompts(["", *prompts])
+        nothing = row_of[""]
+        if self._zeros_say_nothing:
+            texts, nothing = texts.with_zeros(), len(texts.tokens)
         faces = self.encode_faces([one for one in embeddings if one is not None])
         text_of, face_of, seen = [], [], NO_FACE
         for item, embedding in zip(items, embeddings, strict=True):
             seen += embedding is not None
             face = NO_FACE if embedding is None else seen
-            prompt = row_of[item.prompt]
+            prompt, negative = row_of[item.prompt], row_of[item.negative_prompt]
             # in the order of Branch: joint, face, text, none
-            text_of.append((prompt, row_of[""], prompt, row_of[item.negative_prompt]))
+            text_of.append((prompt, nothing, prompt, negative if item.negative_prompt else nothing))
             face_of.append((face, face, NO_FACE, NO_FACE))
         truncated = tuple(
             texts.truncated[row_of[item.prompt]] or texts.truncated[row_of[item.negative_prompt]] for item in items
         )
-        return Conditioning(texts.tokens, faces, tuple(text_of), tuple(face_of), truncated)
+        told = Conditioning(texts.tokens, faces, tuple(text_of), tuple(face_of), truncated)
+        return replace(told, pooled=texts.pooled, sizes=self._sizes(items)) if self.has_second_encoder else told
 
-    def predict(self, latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+    def _sizes(self, items: Sequence[RenderItem]) -> Tensor:
+        """Return SDXL's six sizes per item (items, 6): the whole picture, not cropped, of the size asked for."""
+        said = [(item.height, item.width, 0, 0, item.height, item.width) for item in items]
+        return torch.tensor(said, dtype=torch.float32, device=self.device)
+
+    def predict(self, latents: Tensor, timestep: Tensor, context: Context) -> Tensor:
         """Run the UNet once: `sampler.Predict`, in the pipeline's precision; returns float32."""
         kind = PRECISIONS[self.precision]
         with torch.inference_mode(), device_errors("a denoising step"):
             scaled = latents.to(kind).contiguous(memory_format=torch.channels_last)
-            out = self.unet(scaled, timestep, encoder_hidden_states=context.to(kind), return_dict=False)[0]
+            told: dict[str, Any] = {"encoder_hidden_states": context.tokens.to(kind)}
+            if context.pooled is not None:
+                # the sizes stay float32: bfloat16 has no 2056
+                told["added_cond_kwargs"] = {"text_embeds": context.pooled.to(kind), "time_ids": context.sizes}
+            out = self.unet(scaled, timestep, **told, return_dict=False)[0]
             return torch.as_tensor(out).float()
 
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -192,8 +228,12 @@ class Pipeline:
         """
         config = self.vae.config
         scaled = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        if config.latents_mean is not None and config.latents_std is not None:
+            mean = latents.new_tensor(config.latents_mean).view(1, -1, 1, 1)
+            std = latents.new_tensor(config.latents_std).view(1, -1, 1, 1)
+            scaled = latents * std / config.scaling_factor + mean
         with torch.inference_mode(), device_errors("decoding"):
-            ready = scaled.to(DECODE_PRECISIONS[self.precision]).contiguous(memory_format=torch.channels_last)
+            ready = scaled.to(self.decode_precision).contiguous(memory_format=torch.channels_last)
             pixels = self.vae.decode(ready, return_dict=False)[0].float()
             unit = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
             return np.asarray(unit.cpu().numpy())

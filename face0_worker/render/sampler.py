@@ -3,72 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+)
 from torch import Tensor
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance
-from face0_worker.render.conditioning import Conditioning
-from face0_worker.render.guidance import Rows, combine, plan_rows
+from face0_worker.render.conditioning import Conditioning, Context
+from face0_worker.render.euler import ScaledEuler
+from face0_worker.render.guidance import combine, plan_rows
 
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(latents (rows, c, h, w) float32, timestep (), context (rows, length, d)) -> prediction (rows, c, h, w)."""
+Predict = Callable[[Tensor, Tensor, Context], Tensor]
+"""(latents (rows, c, h, w) float32, timestep (), context of the rows) -> prediction (rows, c, h, w)."""
 
+# a sampler's name says its sigmas, whatever the model's own scheduler config prefers
+_PLAIN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_DPMPP_2M = {**_PLAIN, "algorithm_type": "dpmsolver++", "solver_order": 2, "use_lu_lambdas": False}
 SAMPLERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "euler": (EulerDiscreteScheduler, _PLAIN),
+    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, _DPMPP_2M),
+    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, {**_DPMPP_2M, "use_karras_sigmas": True}),
+    "lcm": (LCMScheduler, {}),
 }
 
 
 def make_scheduler(config: Mapping[str, Any], sampler: str, steps: int) -> Any:
     """Return a fresh diffusers scheduler for `steps` steps, by the model's own scheduler config.
 
-    Its timesteps stay on the CPU, where the loop reads them without waiting for the device.
+    Schedulers count their steps and remember earlier predictions, so each batch has one of its own. Its timesteps
+    stay on the CPU, where the loop reads them without waiting for the device.
     Raises: BadInput: an unknown sampler, one that this model can't have, or a number of steps that the schedule
     can't make.
     """
     if sampler not in SAMPLERS:
         raise BadInput(f"sampler {sampler!r} is unknown; known are {', '.join(SAMPLERS)}")
-    if sampler == "euler" and config.get("rescale_betas_zero_snr"):
-        # it starts at sigma 4096, where float32 has steps of 0.0005: a picture would depend on its batch (P10)
-        raise BadInput("sampler euler is not exact for a model trained to pure noise; use ddim or dpmpp_2m")
+    pure_noise = bool(config.get("rescale_betas_zero_snr"))
+    if pure_noise and config.get("prediction_type", "epsilon") == "epsilon":
+        raise BadInput(
+            "the model's scheduler is rescaled to pure noise (rescale_betas_zero_snr), where predicting the noise says "
+            "nothing of the picture; its prediction_type has to be v_prediction"
+        )
+    if pure_noise and sampler == "dpmpp_2m_karras":
+        # from sigma 4096, more than half of 20 steps lie above 80, where a picture has no shape yet, and the few and
+        # long ones below magnify rounding past promise P10
+        raise BadInput("sampler dpmpp_2m_karras does not suit a model trained to pure noise; use dpmpp_2m")
     train_steps = int(config.get("num_train_timesteps", 1000))
-    if not 1 <= steps <= train_steps:
-        raise BadInput(f"steps is {steps}; 1 to {train_steps} can be made with this model")
+    most = min(train_steps, int(config.get("original_inference_steps", 50))) if sampler == "lcm" else train_steps
+    if not 1 <= steps <= most:
+        raise BadInput(f"steps is {steps}; 1 to {most} can be made with this model and sampler {sampler}")
     kind, options = SAMPLERS[sampler]
     # as StableDiffusionPipeline corrects outdated configs; latents are never clipped to [-1, 1]
     scheduler = kind.from_config(dict(config), steps_offset=1, clip_sample=False, **options)
     scheduler.set_timesteps(steps)
+    first, last, made = float(scheduler.timesteps[0]), float(scheduler.timesteps[-1]), len(scheduler.timesteps)
+    if made != steps or last < 0 or first > train_steps - 1:
+        # diffusers rounds some numbers of steps to one step more, or past the schedule's end
+        raise BadInput(f"{steps} steps don't divide this model's schedule with sampler {sampler}; take one or two less")
+    if pure_noise and sampler in ("euler", "euler_ancestral"):
+        return ScaledEuler(scheduler, ancestral=sampler == "euler_ancestral")
     return scheduler
 
 
-def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
-    """Return unit noise (n, c, h, w) float32 on the CPU: each item's depends on its own seed and shape only."""
-    drawn = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-    return torch.stack(drawn)
+@dataclass(frozen=True)
+class Noise:
+    """All random numbers of a batch, each item's from its own seed alone. Good for one run: generators move on.
+
+    `first` (n, c, h, w) float32 is the noise that the loop starts from; samplers that add fresh noise at each
+    step draw item i's from `generators[i]`, on the CPU, so that a seed means the same on every device.
+    """
+
+    first: Tensor
+    generators: tuple[torch.Generator, ...]
+
+    def to(self, device: torch.device) -> Noise:
+        """Return the same noise with `first` on the device."""
+        return replace(self, first=self.first.to(device))
+
+
+def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Noise:
+    """Return unit noise for items of one shape (c, h, w): each item's depends on its own seed and shape only."""
+    generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in seeds)
+    return Noise(torch.stack([torch.randn(shape, generator=generator) for generator in generators]), generators)
 
 
 def denoise(
     predict: Predict,
     scheduler: Any,
-    noise: Tensor,
+    noise: Noise,
     conditioning: Conditioning,
     guidances: Sequence[Guidance],
     on_step: Callable[[int, int], None],
 ) -> Tensor:
-    """Return the items' clean latents (n, c, h, w) float32, on the device of `noise` (n, c, h, w).
+    """Return the items' clean latents (n, c, h, w) float32, on the device of `noise.first` (n, c, h, w).
 
     `scheduler` comes fresh from `make_scheduler`; whether the model predicts noise or velocity stands in its
     config, and guidance combines either. `on_step(done, steps)` is called after every step; what it raises
     ends the loop. All arithmetic but the denoiser's own is float32, and no item's depends on another's.
     """
-    latents: Tensor = noise.float() * scheduler.init_noise_sigma
-    timesteps = scheduler.timesteps
-    planned, context = Rows((), (), ()), latents
+    latents: Tensor = noise.first.float() * scheduler.init_noise_sigma
+    timesteps, generators = scheduler.timesteps, list(noise.generators)
+    planned = plan_rows(guidances, 0.0)
+    context = conditioning.context(planned)
     for step, timestep in enumerate(timesteps):
         rows = plan_rows(guidances, step / len(timesteps))
         if rows != planned:
@@ -77,6 +123,6 @@ def denoise(
         scaled = scheduler.scale_model_input(latents, timestep)
         prediction = predict(scaled[list(rows.items)], timestep, context)
         guided = combine(prediction, rows, len(latents))
-        latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
+        latents = scheduler.step(guided, timestep, latents, generator=generators, return_dict=False)[0]
         on_step(step + 1, len(timesteps))
     return latents

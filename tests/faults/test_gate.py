@@ -50,4 +50,4 @@ def test_an_urgent_job_overtakes_a_nightly_one(house: House) -> None:
     urgent = house.submit(house.grant("urgent"), 4, priority=Priority.URGENT)
     house.until_ended(urgent)
     assert not house.status(nightly).ended
-    house.until_ended(nightly)
+    house.cancel(nightly)

@@ -1,31 +1,19 @@
-"""Killed and emptied in the middle of a job, with real processes: everything ends done, and once (P2, P8, P9)."""
+"""Killed, hung, broken and emptied in the middle of a job, with real processes: everything ends done, and once."""
 
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import psutil
 import redis
 
-from face0_worker.contract.job import ItemState
 from face0_worker.embedded import redis_url
 from producer import stack
-from producer.check import check_files
-from producer.results import pull
-from tests.faults.conftest import House
+from tests.faults.conftest import LEASE_S, House, events
 
-ITEMS = 40
-
-
-def _all_done_once(house: House, job_id: str, out: Path) -> None:
-    status = house.until_ended(job_id)
-    assert status.counts[ItemState.DONE] == status.total == ITEMS
-    assert house.commits(job_id) == ITEMS
-    pulled = pull(house.services, job_id, out)
-    checked = list(check_files(house.services, [path for _, path in pulled.files]))
-    assert len(checked) == ITEMS
-    assert [one.sentence for one in checked if not one.ok] == []
+ITEMS = 20
 
 
 def test_a_render_child_killed_in_the_middle_costs_nothing(house: House, tmp_path: Path) -> None:
@@ -33,30 +21,55 @@ def test_a_render_child_killed_in_the_middle_costs_nothing(house: House, tmp_pat
     house.until_some_are_done(job_id)
     child = house.child()
     child.send_signal(signal.SIGKILL)
-    _all_done_once(house, job_id, tmp_path)
+    killed_at = time.monotonic()
+    house.until_logged("batch.rendered", after="child.died")
+    # its batch came back when it was buried, not when its lease ran out
+    assert events(house.log(), "batch.released") == []
+    assert time.monotonic() - killed_at < 60
+    house.all_done_once(job_id, tmp_path)
     assert house.child().pid != child.pid
+    assert house.blamed(job_id) > 0
 
 
 def test_a_broker_emptied_in_the_middle_costs_nothing(house: House, tmp_path: Path) -> None:
     job_id = house.submit(house.grant("flushed"), ITEMS)
     house.until_some_are_done(job_id)
-    client = redis.Redis.from_url(redis_url(house.settings))
-    client.flushall()
-    client.close()
-    _all_done_once(house, job_id, tmp_path)
+    with redis.Redis.from_url(redis_url(house.settings)) as client:
+        client.flushall()
+    house.all_done_once(job_id, tmp_path)
+    assert house.blamed(job_id) == 0
+
+
+def test_a_broken_device_ends_the_process_and_the_next_one_goes_on(
+    house: House, tripwire: Path, tmp_path: Path
+) -> None:
+    child = house.child()
+    tripwire.touch()
+    job_id = house.submit(house.grant("broken-device"), 4)
+    house.all_done_once(job_id, tmp_path)
+    assert not tripwire.exists(), "nothing was broken"
+    assert not child.is_running()
+    # the batch of the broken process went back as a crash at once, without waiting for its lease
+    assert house.blamed(job_id) == 4
+    assert events(house.log(), "batch.released") == []
+    (failed,), (died,) = events(house.log(), "child.failed"), events(house.log(), "child.died")
+    assert (failed["error"], died["worker"], died["code"]) == ("RuntimeError", failed["worker"], 70)
+    assert "device-side assert" not in house.log().read_text(), "an error's text may quote a person's data"
 
 
 def test_a_supervisor_killed_in_the_middle_takes_its_child_along_and_the_next_one_goes_on(
     house: House, tmp_path: Path
 ) -> None:
-    job_id = house.submit(house.grant("killed-supervisor"), ITEMS)
+    job_id = house.submit(house.grant("killed-supervisor"), ITEMS, steps=100)
     house.until_some_are_done(job_id)
     worker, child = stack.find_worker(house.settings), house.child()
     assert worker is not None
     psutil.Process(worker.pid).send_signal(signal.SIGKILL)
     child.wait(timeout=60)
+    left = house.status(job_id)
+    assert not left.ended, "an orphan went on to the end"
     stack.up(house.settings, lambda _: None)
-    _all_done_once(house, job_id, tmp_path)
+    house.all_done_once(job_id, tmp_path)
 
 
 def test_a_hung_child_is_replaced(house: House, tmp_path: Path) -> None:
@@ -64,5 +77,7 @@ def test_a_hung_child_is_replaced(house: House, tmp_path: Path) -> None:
     house.until_some_are_done(job_id)
     child = house.child()
     child.send_signal(signal.SIGSTOP)  # alive, but it gives no sign of life
-    _all_done_once(house, job_id, tmp_path)
+    house.all_done_once(job_id, tmp_path)
     assert not child.is_running()
+    (hung,) = events(house.log(), "child.hung")
+    assert hung["silent_s"] >= 2 * LEASE_S

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
-from face0_worker.contract.errors import Face0Error, ItemFailed, StorageDown
+from face0_worker.contract.errors import Face0Error, ItemFailed, LedgerDown, StorageDown
 from face0_worker.contract.job import CatalogueJob, ItemState, Priority, RenderItem
 from face0_worker.contract.receipt import Verdict
 from face0_worker.records import attempts, commits, consents, jobs
@@ -89,6 +92,11 @@ class Desk:
         worker = RenderWorker(self.office, renderer)
         worker.run(self.attempt())
         worker.close()
+
+    def render_and_lose(self) -> None:
+        """Claim what waits as a worker that then dies: its items go alone from now on."""
+        assert attempts.claim(self.ledger, self.attempt(), "w0", 60) is not None
+        assert len(attempts.release(self.ledger, worker_id="w0", crash_limit=3)) == 1
 
     def pictures(self) -> list[str]:
         """The keys of all stored pictures."""
@@ -220,7 +228,7 @@ def test_a_store_that_is_down_for_a_while_costs_no_item(desk: Desk, monkeypatch:
         return bool(real(self, key, data, if_absent=if_absent))
 
     monkeypatch.setattr(type(desk.storage), "put", put)
-    monkeypatch.setattr("face0_worker.tasks.STORE_PAUSE_S", 0.01)
+    monkeypatch.setattr("face0_worker.lease.PAUSE_S", 0.01)
     worker = RenderWorker(desk.office, paint_all)
     worker.run(attempt_id)
     worker.close()
@@ -254,3 +262,114 @@ def test_a_picture_left_by_a_worker_that_died_before_its_commit_is_swept(desk: D
     assert sweep_job(desk.ledger, desk.storage, job_id) == 1
     (row,) = ledgers.item_rows(desk.ledger, job_id)
     assert desk.pictures() == [row.picture_key]
+
+
+def _away_at_first(monkeypatch: pytest.MonkeyPatch, module: object, name: str, meanwhile: Callable[[], object]) -> None:
+    """Let a call of the ledger fail three times as in an outage; `meanwhile` happens in it."""
+    real, failures = getattr(module, name), [LedgerDown("no answer")] * 3
+
+    def call(*given: Any, **named: Any) -> Any:
+        if failures:
+            meanwhile()
+            raise failures.pop()
+        return real(*given, **named)
+
+    monkeypatch.setattr(module, name, call)
+    monkeypatch.setattr("face0_worker.lease.PAUSE_S", 0.01)
+
+
+@pytest.mark.parametrize("name", ["claim", "renew", "commit", "fail_item", "finish_attempt"])
+def test_a_ledger_that_is_away_at_any_call_costs_no_item(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    job_id = desk.submit(3)
+    attempt_id = desk.attempt()
+
+    def lease_runs_out() -> None:
+        if name != "claim":  # nobody could renew it
+            ledgers.expire_lease(desk.ledger, attempt_id)
+
+    _away_at_first(monkeypatch, commits if name == "commit" else attempts, name, lease_runs_out)
+    if name == "renew":
+        desk.office = replace(desk.office, lease_s=6.0)
+
+    def second_fails(asked: Asked, on_step: OnStep) -> list[Painted]:
+        if name == "renew":
+            for step in range(8):  # beyond a third of the lease
+                time.sleep(0.3)
+                on_step(step, 8)
+        painted = paint_all(asked, on_step)
+        painted[1] = Painted(None, None, ItemFailed("no such sampler"))
+        return painted
+
+    worker = RenderWorker(desk.office, second_fails)
+    worker.run(attempt_id)
+    worker.close()
+    rows = ledgers.item_rows(desk.ledger, job_id)
+    assert [row.state for row in rows] == [ItemState.DONE, ItemState.FAILED, ItemState.DONE]
+    assert [(row.crashes, row.solo) for row in rows] == [(0, False)] * 3
+    assert len(desk.pictures()) == 2
+
+
+def test_what_was_taken_away_during_an_outage_is_not_committed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = desk.submit(1)
+    attempt_id = desk.attempt()
+
+    def taken() -> None:
+        ledgers.expire_lease(desk.ledger, attempt_id)
+        attempts.release(desk.ledger, expired=True, crash_limit=3)
+
+    _away_at_first(monkeypatch, commits, "commit", taken)
+    worker = RenderWorker(desk.office, paint_all)
+    worker.run(attempt_id)
+    worker.close()
+    assert ledgers.states(desk.ledger, job_id) == [ItemState.WAITING]
+    assert desk.pictures() == []
+
+
+def test_a_worker_that_was_told_to_stop_claims_nothing_more(desk: Desk) -> None:
+    job_id = desk.submit(1)
+    worker = RenderWorker(desk.office, paint_all)
+    worker.stop()
+    worker.run(desk.attempt())
+    worker.close()
+    assert ledgers.states(desk.ledger, job_id) == [ItemState.DISPATCHED]
+
+
+def test_an_error_nobody_expected_reaches_the_caller_who_ends_the_process(desk: Desk) -> None:
+    desk.submit(1)
+
+    def broken(asked: Asked, on_step: OnStep) -> list[Painted]:
+        raise RuntimeError("CUDA error")
+
+    with pytest.raises(RuntimeError):
+        desk.render(broken)
+
+
+def test_nothing_is_rendered_beside_an_item_that_goes_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies of one batch must not be held against a solo item that was being written."""
+    desk.submit(2)
+    desk.render_and_lose()
+    broker = Broker()
+    ledgers.dispatch_once(desk.ledger, broker, batch_size=8, window=2)
+    alone = broker.take()
+    assert len(alone) == 2
+    real, log = type(desk.storage).put, []
+
+    def put(self: Storage, key: str, data: bytes, *, if_absent: bool = True) -> bool:
+        log.append("write")
+        time.sleep(0.3)
+        stored = bool(real(self, key, data, if_absent=if_absent))
+        log.append("written")
+        return stored
+
+    def paint_logged(asked: Asked, on_step: OnStep) -> list[Painted]:
+        log.append("render")
+        return paint_all(asked, on_step)
+
+    monkeypatch.setattr(type(desk.storage), "put", put)
+    worker = RenderWorker(desk.office, paint_logged)
+    with ThreadPoolExecutor(2) as hands:
+        list(hands.map(worker.run, alone))
+    worker.close()
+    assert log == ["render", "write", "written"] * 2

@@ -64,6 +64,13 @@ def test_a_write_that_met_another_undecided_one_is_repeated(proxy: Proxy, behind
         behind.put("a/c", DATA)
 
 
+def test_a_version_that_somebody_else_has_just_erased_is_erased(proxy: Proxy, behind: Storage) -> None:
+    behind.put("p/a", b"1")
+    proxy.faults.append(Fault("DELETE", status=404, code="NoSuchVersion"))
+    assert behind.delete_prefix("p/") == 1
+    assert proxy.faults[0].seen == 1
+
+
 def test_a_store_that_stays_overloaded_is_storage_down_after_a_few_tries(proxy: Proxy, behind: Storage) -> None:
     proxy.faults.append(Fault(times=-1, status=503, code="SlowDown"))
     with pytest.raises(StorageDown, match=r"answered SlowDown \(status 503\); try again later") as down:

@@ -33,7 +33,8 @@ from face0_worker.records.provenance import (
     verify_picture,
     verify_receipt,
 )
-from face0_worker.records.storage import LocalStorage, receipt_key
+from face0_worker.records.storage import receipt_key
+from face0_worker.records.storage_local import LocalStorage
 
 ITEM = "5a" * 32
 KEY = Ed25519PrivateKey.from_private_bytes(b"1" * 32).public_key()

@@ -18,16 +18,15 @@ from hypothesis import strategies as st
 
 from face0_worker.contract.errors import BadInput, StorageDown
 from face0_worker.records.storage import (
-    LocalStorage,
     check_id,
     consent_prefixes,
     face_key,
     manifest_prefix,
     open_storage,
     picture_key,
-    probe,
     receipt_key,
 )
+from face0_worker.records.storage_local import LocalStorage
 
 SHA = "ab" * 32
 HOSTILE = ["", ".", "..", "../x", "a/b", "a\\b", "a b", "a\n", "-a", "_a", "a.b", "é", "田中", "a\0", "%2e", "a" * 129]
@@ -107,9 +106,13 @@ def test_a_storage_url_that_is_neither_folder_nor_bucket_is_bad_input(url: str) 
 
 
 def test_a_folder_is_opened_by_its_absolute_name_and_closed_to_others(tmp_path: Path) -> None:
-    probe(open_storage(str(tmp_path / "new" / "storage")))
+    open_storage(str(tmp_path / "new" / "storage")).put("a/b", b"1")
     assert (tmp_path / "new" / "storage").stat().st_mode & 0o777 == 0o700
-    assert list((tmp_path / "new" / "storage").iterdir()) == []
+
+
+def test_a_folder_gives_no_links_and_says_what_to_do_instead(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"links need S3 storage.*`face0 results pull`"):
+        open_storage(str(tmp_path)).link("a/b", 60)
 
 
 def test_erasing_takes_the_half_written_files_of_a_killed_writer_along(tmp_path: Path) -> None:
@@ -126,7 +129,8 @@ def test_erasing_takes_the_half_written_files_of_a_killed_writer_along(tmp_path:
 def test_a_write_killed_half_way_leaves_no_object_and_may_be_repeated(tmp_path: Path) -> None:
     # the process dies inside fsync: after the bytes are written, before they have their name
     code = (
-        "import os, signal, sys; from pathlib import Path; from face0_worker.records.storage import LocalStorage\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from face0_worker.records.storage_local import LocalStorage\n"
         "os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL)\n"
         "LocalStorage(Path(sys.argv[1])).put('a/b', b'x' * 1000)"
     )
@@ -169,7 +173,7 @@ def test_a_read_only_folder_is_storage_down_with_a_sentence() -> None:
     code = (
         "import datetime, os, sys; from pathlib import Path\n"  # a later import may be closed to the other user
         "from face0_worker.contract.errors import StorageDown\n"
-        "from face0_worker.records.storage import LocalStorage\n"
+        "from face0_worker.records.storage_local import LocalStorage\n"
         "storage = LocalStorage(Path(sys.argv[1]))\n"
         "os.getuid() or os.setuid(65534)\n"  # root may write everywhere
         "for name, *given in (('put', 'c/d', b'x'), ('delete', 'a/b'), ('delete_prefix', 'a/')):\n"

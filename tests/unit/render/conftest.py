@@ -16,6 +16,18 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of SDXL's shape."""
+    return write_tiny_model(tmp_path_factory.mktemp("sdxl"), kind="sdxl", prediction_type="epsilon", size=1024)
+
+
+@pytest.fixture
+def tiny_sdxl(sdxl_folder: Path) -> Pipeline:
+    """The tiny SDXL on the CPU in float32, freshly loaded."""
+    return Pipeline.load(sdxl_folder, digest="e" * 64, device="cpu", precision="float32")
+
+
 @pytest.fixture
 def tiny(tiny_folder: Path) -> Pipeline:
     """The tiny model on the CPU in float32, freshly loaded."""

@@ -51,6 +51,8 @@ def test_the_facts_are_what_a_worker_offers(tiny: Pipeline) -> None:
         "embedder_dim": 128,
         "guidance": {"w": 3.0, "c": 1.0, "a": 0.0, "start": 0.0, "stop": 1.0},
         "steps": 4,
+        "licences": {"weights": "CC0-1.0"},
+        "device": "cpu",
     }
     assert tiny.digest == "d" * 64
     json.dumps(tiny.facts())

@@ -1,22 +1,22 @@
-"""The denoising loop against diffusers' own pipeline, and its counts."""
+"""The denoising loop: how often the denoiser runs, on what noise, and which schedules are refused."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance, RenderItem
 from face0_worker.render.batch import RenderRequest, make_pictures
-from face0_worker.render.conditioning import Conditioning
-from face0_worker.render.guidance import Branch, Rows
+from face0_worker.render.conditioning import Conditioning, Context
+from face0_worker.render.euler import draw
 from face0_worker.render.pipeline import Pipeline
 from face0_worker.render.sampler import SAMPLERS, denoise, initial_noise, make_scheduler
-from tests.fakes import tiny_embedding, write_tiny_model
+from tests.fakes import tiny_embedding
 
 STEPS = 4
 ITEMS = [
@@ -25,76 +25,46 @@ ITEMS = [
 ]
 
 
-def stock(folder: Path, sampler: str) -> Any:
-    """Return diffusers' own pipeline over the same folder, with the sampler's scheduler."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
-    kind, options = SAMPLERS[sampler]
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **options)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def silent(step: int, steps: int) -> None:
     """Ignore the progress."""
 
 
-PAIRS = [(p, s) for p in ("epsilon", "v_prediction") for s in SAMPLERS if (p, s) != ("v_prediction", "euler")]
-
-
-@pytest.mark.parametrize(("prediction", "sampler"), PAIRS)
-def test_with_the_override_off_pictures_equal_stock_diffusers(tmp_path: Path, sampler: str, prediction: str) -> None:
-    folder = write_tiny_model(tmp_path, tokens=0, prediction_type=prediction)
-    ours = Pipeline.load(folder, digest="", device="cpu", precision="float32")
-    items = [RenderItem(**{**vars(item), "sampler": sampler}) for item in ITEMS]
-    pictures, _ = make_pictures(ours, [RenderRequest(item, None) for item in items], silent)
-
-    wanted = stock(folder, sampler)(
-        prompt=[item.prompt for item in items],
-        negative_prompt=[item.negative_prompt for item in items],
-        latents=initial_noise([item.seed for item in items], ours.latent_shape(64, 64)),
-        num_inference_steps=STEPS,
-        guidance_scale=3.0,
-        height=64,
-        width=64,
-        output_type="np",
-    ).images
-    np.testing.assert_allclose(pictures, wanted, atol=1e-4)
-
-
-def test_a_face_equals_stock_diffusers_given_our_prompt_embeds(tiny: Pipeline, tiny_folder: Path) -> None:
-    faces = [tiny_embedding(1), None]
-    pictures, _ = make_pictures(tiny, [RenderRequest(*pair) for pair in zip(ITEMS, faces, strict=True)], silent)
-    told = tiny.condition(ITEMS, faces)
-    both = (0, 1)
-    wanted = stock(tiny_folder, "ddim")(
-        prompt_embeds=told.context(Rows(both, (Branch.JOINT,) * 2, (1.0,) * 2)),
-        negative_prompt_embeds=told.context(Rows(both, (Branch.NONE,) * 2, (1.0,) * 2)),
-        latents=initial_noise([item.seed for item in ITEMS], tiny.latent_shape(64, 64)),
-        num_inference_steps=STEPS,
-        guidance_scale=3.0,
-        height=64,
-        width=64,
-        output_type="np",
-    ).images
-    np.testing.assert_allclose(pictures, wanted, atol=1e-4)
-
-
-def evaluated_rows(pipeline: Pipeline, guidances: list[Guidance]) -> list[int]:
+def evaluated_rows(pipeline: Pipeline, guidances: list[Guidance], **asked: Any) -> list[int]:
     """Return how many rows each call of the denoiser had."""
     counts: list[int] = []
-    pipeline.unet.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+    hook = pipeline.unet.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+    item = RenderItem("a", "red", width=64, height=64, steps=STEPS)
     requests = [
-        RenderRequest(RenderItem("a", "red", seed=n, width=64, height=64, steps=STEPS, guidance=guidance), None)
+        RenderRequest(replace(item, seed=n, guidance=guidance, **asked), tiny_embedding(n))
         for n, guidance in enumerate(guidances)
     ]
     make_pictures(pipeline, requests, silent)
+    hook.remove()
     return counts
 
 
-def test_joint_guidance_takes_two_evaluations_a_step(tiny: Pipeline) -> None:
-    assert evaluated_rows(tiny, [Guidance(w=7.5, c=1.0)]) == [2] * STEPS
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_joint_guidance_takes_two_evaluations_a_step_with_every_sampler(tiny_sdxl: Pipeline, sampler: str) -> None:
+    assert evaluated_rows(tiny_sdxl, [Guidance(w=7.5, c=1.0)], sampler=sampler) == [2] * STEPS
+
+
+@pytest.mark.parametrize(
+    ("guidance", "rows"),
+    [
+        (Guidance(w=7.5, c=1.0), 2),  # photographs: joint and none
+        (Guidance(w=7.5, c=0.4, a=0.0), 3),  # stylised: joint, text and none
+        (Guidance(w=7.5, c=0.7, a=0.0), 3),
+        (Guidance(w=7.5, c=1.4, a=1.0), 3),  # very unreal: joint, face and none
+        (Guidance(w=7.5, c=0.5, a=0.5), 4),
+        (Guidance(w=7.5, c=0.0, a=0.0), 2),  # plain text to image
+        (Guidance(w=1.0, c=1.0), 1),
+        (Guidance(w=1.0, c=0.6, a=0.0), 2),
+    ],
+)
+def test_each_regime_takes_the_evaluations_that_its_coefficients_need(
+    tiny: Pipeline, guidance: Guidance, rows: int
+) -> None:
+    assert evaluated_rows(tiny, [guidance]) == [rows] * STEPS
 
 
 def test_items_of_different_guidance_share_each_call(tiny: Pipeline) -> None:
@@ -102,11 +72,23 @@ def test_items_of_different_guidance_share_each_call(tiny: Pipeline) -> None:
     assert evaluated_rows(tiny, [stylised, half, Guidance(w=1.0)]) == [6, 6, 5, 5]
 
 
+def test_an_interval_is_evaluated_from_its_start_and_no_more_at_its_stop(tiny: Pipeline) -> None:
+    # four steps stand at 0, 1/4, 1/2 and 3/4 of the denoising
+    assert evaluated_rows(tiny, [Guidance(w=7.5, start=0.25, stop=0.75)]) == [1, 2, 2, 1]
+    assert evaluated_rows(tiny, [Guidance(w=7.5, start=0.26, stop=0.76)]) == [1, 1, 2, 2]
+    assert evaluated_rows(tiny, [Guidance(w=7.5, c=0.6, start=0.5)]) == [2, 2, 3, 3]
+
+
 def test_noise_depends_on_the_seed_alone() -> None:
     shape = (4, 8, 8)
     together = initial_noise([5, 6, 2**63 - 1], shape)
-    assert torch.equal(together[1], initial_noise([6], shape)[0])
-    assert not torch.equal(together[0], together[1])
+    alone = initial_noise([6], shape)
+    assert torch.equal(together.first[1], alone.first[0])
+    assert not torch.equal(together.first[0], together.first[1])
+    # and so does what a sampler draws later
+    later = draw(together.generators, together.first)
+    assert torch.equal(later[1], draw(alone.generators, alone.first)[0])
+    assert not torch.equal(later, together.first)
 
 
 def test_every_step_is_reported_and_an_exception_from_it_ends_the_loop(tiny: Pipeline) -> None:
@@ -130,21 +112,64 @@ def test_a_denoiser_in_half_precision_is_sampled_in_float32() -> None:
     scheduler = make_scheduler({"beta_schedule": "scaled_linear"}, "ddim", 3)
     kinds = set()
 
-    def predict(latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def predict(latents: torch.Tensor, timestep: torch.Tensor, context: Context) -> torch.Tensor:
         kinds.add(latents.dtype)
         return (latents * 0.1).to(torch.bfloat16)
 
-    latents = denoise(predict, scheduler, torch.randn(1, 4, 2, 2), told, [Guidance()], silent)
+    latents = denoise(predict, scheduler, initial_noise([1], (4, 2, 2)), told, [Guidance()], silent)
     assert latents.dtype is torch.float32
     assert kinds == {torch.float32}
 
 
-def test_euler_is_refused_where_float32_can_not_carry_it() -> None:
-    with pytest.raises(BadInput, match="euler is not exact"):
-        make_scheduler({"rescale_betas_zero_snr": True}, "euler", 4)
+def test_noise_can_not_be_predicted_from_pure_noise() -> None:
+    with pytest.raises(BadInput, match="v_prediction"):
+        make_scheduler({"rescale_betas_zero_snr": True}, "ddim", 4)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("plms", 4), ("ddim", 0), ("ddim", 1001)])
-def test_samplers_and_steps_that_can_not_be_made_are_refused(sampler: str, steps: int) -> None:
-    with pytest.raises(BadInput, match="sampler" if sampler == "plms" else "steps"):
-        make_scheduler({}, sampler, steps)
+def test_karras_spacing_is_refused_from_pure_noise() -> None:
+    with pytest.raises(BadInput, match="use dpmpp_2m"):
+        make_scheduler({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, "dpmpp_2m_karras", 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "sampler", "steps", "said"),
+    [
+        ({}, "plms", 4, "sampler 'plms' is unknown"),
+        ({}, "ddim", 0, "1 to 1000"),
+        ({}, "ddim", 1001, "1 to 1000"),
+        ({}, "lcm", 51, "1 to 50"),
+        ({}, "ddim", 1000, "take one or two less"),
+        ({"timestep_spacing": "trailing"}, "ddim", 61, "take one or two less"),
+        ({"timestep_spacing": "trailing"}, "dpmpp_2m", 103, "take one or two less"),
+    ],
+)
+def test_samplers_and_steps_that_can_not_be_made_are_refused(
+    config: dict[str, Any], sampler: str, steps: int, said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        make_scheduler(config, sampler, steps)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_number_of_steps_leaves_the_schedule(sampler: str) -> None:
+    made = 0
+    for spacing, steps in itertools.product(("leading", "trailing", "linspace"), (1, 7, 20, 49, 61, 103, 500, 1000)):
+        try:
+            scheduler = make_scheduler({"timestep_spacing": spacing}, sampler, steps)
+        except BadInput:
+            continue
+        made += 1
+        assert len(scheduler.timesteps) == steps
+        assert scheduler.timesteps.min() >= 0
+        assert scheduler.timesteps.max() <= 999
+    assert made >= 12
+
+
+def test_a_samplers_name_decides_its_sigmas_whatever_the_model_prefers() -> None:
+    preferred = {"use_karras_sigmas": True}
+    plain, karras = (make_scheduler(preferred, name, 10) for name in ("dpmpp_2m", "dpmpp_2m_karras"))
+    assert torch.equal(plain.sigmas, make_scheduler({}, "dpmpp_2m", 10).sigmas)
+    # Karras et al. 2022, eq. 5 with rho = 7
+    top, bottom = float(karras.sigmas[0]) ** (1 / 7), float(karras.sigmas[9]) ** (1 / 7)
+    wanted = (top + torch.linspace(0, 1, 10, dtype=torch.float64) * (bottom - top)) ** 7
+    torch.testing.assert_close(karras.sigmas[:10].double(), wanted, rtol=1e-4, atol=1e-4)
