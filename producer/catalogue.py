@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput
-from face0_worker.contract.job import Guidance, RenderItem
+from face0_worker.contract.job import SAMPLERS, Guidance, RenderItem
 from producer.list_file import ListFile
 from producer.product_list import JSONL, Line, Problems, open_list, read_lines
 from producer.signs import JOINERS, LINE_SIGNS, hidden_sign, plain_number, same_look
@@ -164,7 +164,8 @@ def _item(line: Line, template: Template | None, defaults: ItemDefaults, problem
         width=cell.size("width", defaults.width),
         height=cell.size("height", defaults.height),
         steps=cell.whole("steps", defaults.steps, 1, 500),
-        guidance=cell.guidance("guidance", defaults.guidance),
+        sampler=cell.one_of("sampler", SAMPLERS, RenderItem.sampler),
+        guidance=cell.guidance(defaults.guidance),
         precision=defaults.precision,
     )
     return item if problems.count == before else None
@@ -211,16 +212,36 @@ class _Cells:
             self.wrong(column, f"{number} is not a multiple of 8; expected pixels, as in 512")
         return number
 
-    def guidance(self, column: str, default: Guidance) -> Guidance:
+    def one_of(self, column: str, known: Sequence[str], default: str) -> str:
+        value = self._line.cells.get(column, "")
+        if value and value not in known:
+            self.wrong(column, f"{_quoted(value)} is not known; expected one of {', '.join(known)}")
+        return value if value in known else default
+
+    def number(self, column: str, default: float, least: float, most: float, example: str) -> float:
         value = self._line.cells.get(column, "")
         if not value:
             return default
         plain = plain_number(value)
-        strength = float(plain.replace(",", ".")) if _DECIMAL.fullmatch(plain) else -1.0
-        if not 0.0 <= strength <= 50.0:
-            self.wrong(column, f"{_quoted(value)} is not a number from 0 to 50; expected the strength, as in 7.5")
+        number = float(plain.replace(",", ".")) if _DECIMAL.fullmatch(plain) else least - 1
+        if not least <= number <= most:
+            self.wrong(column, f"{_quoted(value)} is not a number from {least:g} to {most:g}; expected {example}")
             return default
-        return Guidance(strength, default.c, default.a, default.start, default.stop)
+        return number
+
+    def guidance(self, default: Guidance) -> Guidance:
+        """Read the paper's w, c and a, and the part of the steps in which they count."""
+        made = Guidance(
+            w=self.number("guidance", default.w, 0, 50, "the strength, as in 7.5"),
+            c=self.number("guidance_c", default.c, 0, 2, "how much of face and prompt together, as in 1"),
+            a=self.number("guidance_a", default.a, 0, 1, "how the rest splits between face and prompt, as in 0"),
+            start=self.number("guidance_start", default.start, 0, 1, "a share of the steps, as in 0.2"),
+            stop=self.number("guidance_stop", default.stop, 0, 1, "a share of the steps, as in 0.8"),
+        )
+        if made.start >= made.stop:
+            self.wrong("guidance_start", "is not before guidance_stop; expected shares of the steps, as in 0.2 and 0.8")
+            return default
+        return made
 
 
 def _at_most(longest: int) -> str:

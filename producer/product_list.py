@@ -15,7 +15,8 @@ from face0_worker.contract.errors import BadInput
 from producer.list_file import LONGEST_LINE, LineTooLong, ListFile, look_through, shown_name
 from producer.signs import hidden_sign, same_look
 
-KNOWN_COLUMNS = ("sku", "prompt", "negative_prompt", "seed", "width", "height", "steps", "guidance")
+GUIDANCE_COLUMNS = ("guidance", "guidance_c", "guidance_a", "guidance_start", "guidance_stop")
+KNOWN_COLUMNS = ("sku", "prompt", "negative_prompt", "seed", "width", "height", "steps", "sampler", *GUIDANCE_COLUMNS)
 COLUMNS, JSONL = (".csv", ".tsv", ".txt"), (".jsonl",)
 SHOWN, MOST_PROBLEMS = 20, 1000
 _LONGEST_OBJECT, _LONGEST_NAME, _MOST_COLUMNS = 1024 * 1024, 200, 1000  # characters, characters, columns

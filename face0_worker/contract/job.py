@@ -54,6 +54,10 @@ class Guidance:
     stop: float = 1.0
 
 
+# what `render.sampler` can step with; a list may name one per item
+SAMPLERS = ("ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "lcm")
+
+
 @dataclass(frozen=True)
 class RenderItem:
     """One picture to make: everything of the product list that decides its pixels, and its names.

@@ -305,3 +305,29 @@ def test_the_sample_list_is_what_the_shipped_model_knows() -> None:
     # the photo's hair is not in the embedding, so the list says it, the same in every line
     assert len({match.group("hair") for match in shown if match}) == 1
     assert set(read_captions(LIST)) == {item.sku for item in items}
+
+
+def test_each_line_may_have_its_own_sampler_and_guidance(tmp_path: Path) -> None:
+    columns = "sku,prompt,sampler,guidance,guidance_c,guidance_a,guidance_start,guidance_stop"
+    rows = 'A1,red,dpmpp_2m_karras,5,0.5,１,0.2,"0,8"\nA2,red,,,,,,\n'
+    first, second = read_items(write(tmp_path, f"{columns}\n{rows}"))
+    assert (first.sampler, first.guidance) == ("dpmpp_2m_karras", Guidance(5.0, 0.5, 1.0, 0.2, 0.8))
+    assert (second.sampler, second.guidance) == ("ddim", Guidance())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("sampler", "heun", "'heun' is not known; expected one of ddim, euler"),
+        ("guidance_c", "3", "'3' is not a number from 0 to 2"),
+        ("guidance_a", "-0.1", "'-0.1' is not a number from 0 to 1"),
+        ("guidance_start", "1", "is not before guidance_stop"),
+        ("guidance_stop", "0", "is not before guidance_stop"),
+        ("guidance_stop", "NaN", "'NaN' is not a number from 0 to 1"),
+    ],
+)
+def test_a_sampler_or_guidance_that_can_not_be_is_named(tmp_path: Path, column: str, value: str, says: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        list(read_items(write(tmp_path, f"sku,prompt,{column}\nA1,red,{value}\n")))
+    assert says in str(caught.value)
+    assert "line 2" in str(caught.value)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from face0_worker.contract import job
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance, RenderItem
 from face0_worker.render.batch import RenderRequest, make_pictures
@@ -173,3 +174,7 @@ def test_a_samplers_name_decides_its_sigmas_whatever_the_model_prefers() -> None
     top, bottom = float(karras.sigmas[0]) ** (1 / 7), float(karras.sigmas[9]) ** (1 / 7)
     wanted = (top + torch.linspace(0, 1, 10, dtype=torch.float64) * (bottom - top)) ** 7
     torch.testing.assert_close(karras.sigmas[:10].double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_list_may_name_every_sampler_that_there_is() -> None:
+    assert set(job.SAMPLERS) == set(SAMPLERS)
