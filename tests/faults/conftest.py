@@ -233,6 +233,14 @@ class Worker:
                     child.kill()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_each() -> Iterator[None]:
+    """Let each render child compute with one thread: threads of many processes that wait for each other starve all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that renders in milliseconds."""
