@@ -12,15 +12,7 @@ from pathlib import Path
 
 import face0_worker
 from face0_worker.contract.errors import ModelMissing, ServiceDown
-from face0_worker.embedded import (
-    find_broker,
-    find_ledger,
-    run_folder,
-    start_broker,
-    start_ledger,
-    stop_unless_used,
-    take_over,
-)
+from face0_worker.embedded import run_folder, running, stop_unless_used, take_over
 from face0_worker.embedded.processes import Remembered, end, ended, launch, only_one, recall, remember
 from face0_worker.records.offers import ModelOffer, find_model
 from face0_worker.settings import Settings
@@ -39,24 +31,19 @@ def up(settings: Settings, say: Say, *, offer_s: float = _OFFER_S) -> ModelOffer
     `init` was run before: it prepares the ledger.
     Raises: BrokerDown, LedgerDown; ServiceDown: the worker ended, or offered nothing within `offer_s` seconds.
     """
-    take_over(settings.home_dir)
-    with ExitStack() as undo:
-        if not settings.broker_url and find_broker(settings.home_dir) is None:
-            start_broker(settings.home_dir)
-            undo.callback(stop_unless_used, settings.home_dir)
-            say("broker: started (embedded Valkey)")
-        if not settings.ledger_url and find_ledger(settings.home_dir) is None:
-            start_ledger(settings.home_dir)
-            undo.callback(stop_unless_used, settings.home_dir)
-            say("ledger: started (embedded PostgreSQL)")
-        with Services(settings) as services:
+    with running(settings) as started:
+        for name, server in (("broker", "Valkey"), ("ledger", "PostgreSQL")):
+            if name in started:
+                say(f"{name}: started (embedded {server})")
+        with Services(settings) as services, ExitStack() as undo:
             _ = services.ledger  # before a worker is started for one that it can't work with
-            worker, started = _start_worker(settings)
-            if started:
+            worker, ours = _start_worker(settings)
+            if ours:
                 undo.callback(stop_worker, settings)
                 say("worker: started, loading its model")
             offer = _wait_for_offer(services, worker, offer_s, say)
-        undo.pop_all()
+            take_over(settings.home_dir)
+            undo.pop_all()
     say(f"worker: ready with model {offer.name}")
     return offer
 

@@ -8,6 +8,7 @@ import os
 import pwd
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -83,23 +84,28 @@ def identity(user: str | None) -> dict[str, Any]:
 def end(known: Remembered, *, first: signal.Signals = signal.SIGTERM, patience_s: float, group: bool = False) -> None:
     """Ask a process to end, and make it end after `patience_s`. `group`: its whole process group with it."""
     send: Callable[[int, int], None] = os.killpg if group else os.kill
-    try:
-        process = psutil.Process(known.pid)
+    with suppress(ProcessLookupError):
         send(known.pid, first)
-        process.wait(patience_s)
-    except psutil.TimeoutExpired:
-        send(known.pid, signal.SIGKILL)
-        process.wait(patience_s)
-    except (psutil.NoSuchProcess, ProcessLookupError):
-        pass
+        if not _ends_within(known.pid, patience_s):
+            send(known.pid, signal.SIGKILL)
+            _ends_within(known.pid, patience_s)
     if group:  # a leader that ended may have left members behind
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(known.pid, signal.SIGKILL)
     _reap()
 
 
+def _ends_within(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not ended(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def ended(pid: int) -> bool:
-    """Return whether a process that this one launched has ended."""
+    """Return whether a process has ended, also where the one that launched it has not taken notice yet."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

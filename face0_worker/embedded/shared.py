@@ -1,8 +1,8 @@
 """Who uses the embedded services of a home, so that nobody stops them under another's feet.
 
-Every worker holds a shared lock on `run/users` while it runs; the kernel drops it however the worker ends. Services
-that a worker started stand in `run/started-by-workers`: the last worker to leave stops those. What `face0 up` started,
-or took over, is stopped by `face0 down`.
+Every user (a worker; `face0 init` and `face0 up` while they work) holds a shared lock on `run/users`; the kernel drops
+it however the user ends. Services that users started stand in `run/started-by-users`: the last one to leave stops
+those. What `face0 up` has taken over is stopped by `face0 down`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ _BROKER, _LEDGER = "broker", "ledger"
 
 
 @contextmanager
-def running(settings: Settings, *, broker: bool = True, left: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Start what has no URL and does not run yet. At the end the last user stops what users like this one started.
+def running(
+    settings: Settings, *, broker: bool = True, left: Callable[[], None] = lambda: None
+) -> Iterator[frozenset[str]]:
+    """Start what has no URL and does not run yet, and give the names of what was started ("broker", "ledger").
+
+    At the end the last user stops what users like this one started, unless `take_over` was called.
 
     `broker`: false where only the ledger is needed. `left` is called when something is left running for another.
     Raises: BrokerDown, LedgerDown: a service does not come up.
@@ -33,7 +37,7 @@ def running(settings: Settings, *, broker: bool = True, left: Callable[[], None]
     if not broker:
         needed.discard(_BROKER)
     if not needed:
-        yield
+        yield frozenset()
         return
     home = settings.home_dir
     run = run_folder(home)
@@ -43,11 +47,11 @@ def running(settings: Settings, *, broker: bool = True, left: Callable[[], None]
             fcntl.flock(user, fcntl.LOCK_SH)
         try:
             with only_one(run / "sharing.lock"):
-                _start_missing(home, needed)
-            yield
+                started = _start_missing(home, needed)
+            yield started
         finally:
             with only_one(run / "sharing.lock"):
-                if not _stop_if_last(home, user) and _started_by_workers(home):
+                if not _stop_if_last(home, user) and _started_by_users(home):
                     left()
     finally:
         os.close(user)
@@ -74,20 +78,22 @@ def stop_unless_used(home: Path) -> dict[str, bool] | None:
         os.close(user)
 
 
-def _start_missing(home: Path, needed: set[str]) -> None:
-    # noted before it runs: a user killed in between must not leave a server that nobody stops
-    if _BROKER in needed and find_broker(home) is None:
-        _write(home, _started_by_workers(home) | {_BROKER})
-        start_broker(home)
-    if _LEDGER in needed and find_ledger(home) is None:
-        _write(home, _started_by_workers(home) | {_LEDGER})
-        start_ledger(home)
+def _start_missing(home: Path, needed: set[str]) -> frozenset[str]:
+    starts = {_BROKER: (find_broker, start_broker), _LEDGER: (find_ledger, start_ledger)}
+    started = set()
+    for name, (find, start) in starts.items():
+        if name in needed and find(home) is None:
+            # noted before it runs: a user killed in between must not leave a server that nobody stops
+            _write(home, _started_by_users(home) | {name})
+            start(home)
+            started.add(name)
+    return frozenset(started)
 
 
 def _stop_if_last(home: Path, user: int) -> bool:
     if not _alone(user):
         return False
-    ours = _started_by_workers(home)
+    ours = _started_by_users(home)
     if _LEDGER in ours:
         stop_ledger(home)
     if _BROKER in ours:
@@ -104,15 +110,15 @@ def _alone(user: int) -> bool:
     return True
 
 
-def _started_by_workers(home: Path) -> set[str]:
+def _started_by_users(home: Path) -> set[str]:
     try:
-        return set((home / "run" / "started-by-workers").read_text().split())
+        return set((home / "run" / "started-by-users").read_text().split())
     except OSError:
         return set()
 
 
 def _write(home: Path, services: set[str]) -> None:
-    file = home / "run" / "started-by-workers"
+    file = home / "run" / "started-by-users"
     if services:
         file.write_text(" ".join(sorted(services)))
     else:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -18,7 +22,7 @@ from kombu import Connection
 
 from face0_worker import embedded
 from face0_worker.contract.errors import BrokerDown, LedgerDown
-from face0_worker.embedded.processes import recall, remember
+from face0_worker.embedded.processes import end, recall, remember
 from face0_worker.settings import Settings
 
 pytestmark = pytest.mark.services
@@ -137,3 +141,40 @@ def test_a_pid_that_was_given_to_a_stranger_is_not_taken_for_ours(tmp_path: Path
 def test_a_damaged_pid_file_is_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "broker.json").write_text(content)
     assert recall(tmp_path / "broker.json") is None
+
+
+def test_the_last_user_stops_what_users_started_in_whatever_order_they_leave(home: Path) -> None:
+    settings = Settings(home=home)
+    first, second = ExitStack(), ExitStack()
+    assert first.enter_context(embedded.running(settings, broker=False)) == {"ledger"}
+    assert second.enter_context(embedded.running(settings)) == {"broker"}
+    ledger = embedded.find_ledger(home)
+    first.close()
+    assert embedded.find_ledger(home) == ledger is not None
+    second.close()
+    assert embedded.find_ledger(home) is None
+    assert embedded.find_broker(home) is None
+
+
+def test_what_was_taken_over_outlives_its_users_and_down_stops_it(home: Path) -> None:
+    with embedded.running(Settings(home=home)):
+        assert embedded.stop_unless_used(home) is None
+        embedded.take_over(home)
+    assert embedded.find_ledger(home) is not None
+    assert embedded.stop_unless_used(home) == {"ledger": True, "broker": True}
+    assert embedded.stop_unless_used(home) == {"ledger": False, "broker": False}
+
+
+def test_a_process_whose_parent_does_not_notice_its_end_has_ended_all_the_same(tmp_path: Path) -> None:
+    script = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        known = remember(tmp_path / "sleep.json", int(parent.stdout.readline()))
+        begun = time.monotonic()
+        end(known, patience_s=20)
+        assert time.monotonic() - begun < 20
+        assert recall(tmp_path / "sleep.json") is None
+    finally:
+        parent.kill()
+        parent.communicate()
