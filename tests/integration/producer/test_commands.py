@@ -226,7 +226,14 @@ def test_ctrl_c_in_a_real_terminal_session_leaves_the_job(
     grant(services.ledger)
     job_id = person.submits()
     command = [sys.executable, "-m", "producer.cli", "watch", job_id]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts what runs in its background with Ctrl-C ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None
         assert "0 of 12 done" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
