@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from face0_worker.contract.errors import BadInput, Face0Error, ItemFailed, ModelMissing, OutOfMemory
+from face0_worker.render.loading import read_parts
 from face0_worker.render.pipeline import Pipeline, cpu_flags, device_errors, pick_device, pick_precision
 from tests.fakes import write_tiny_model
 
@@ -220,3 +221,13 @@ def test_broken_latents_stay_visible_after_decoding(tiny: Pipeline) -> None:
 def test_sizes_that_can_not_be_made_are_refused(tiny: Pipeline, width: int, height: int, named: str) -> None:
     with pytest.raises(BadInput, match=named):
         tiny.latent_shape(width, height)
+
+
+@pytest.mark.parametrize(("kind", "decoded"), [("sd1", torch.float16), ("sdxl", torch.float32)])
+def test_sdxls_vae_decodes_in_float32_where_float16_would_overflow(
+    tmp_path: Path, kind: str, decoded: torch.dtype
+) -> None:
+    parts = read_parts(write_tiny_model(tmp_path, kind=kind), torch.float16, torch.float16)
+    half = Pipeline(parts, digest="", device=torch.device("cpu"), precision="float16")
+    assert half.decode_precision == half.vae.dtype == decoded
+    assert half.unet.dtype == torch.float16

@@ -178,3 +178,7 @@ def test_a_samplers_name_decides_its_sigmas_whatever_the_model_prefers() -> None
 
 def test_a_list_may_name_every_sampler_that_there_is() -> None:
     assert set(job.SAMPLERS) == set(SAMPLERS)
+
+
+def test_a_list_may_name_exactly_the_samplers_that_can_be_rendered() -> None:
+    assert tuple(SAMPLERS) == job.SAMPLERS
