@@ -35,7 +35,7 @@ from face0_worker.records.ledger import open_ledger
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import open_storage
 from face0_worker.records.vault import Vault
-from face0_worker.settings import Settings, load_settings
+from face0_worker.settings import NO_FILE, Settings, load_settings
 from face0_worker.supervisor import BROKEN, CANT_START, last_words
 from face0_worker.tasks import HANDS, Office, RenderWorker
 from face0_worker.telemetry import Event, configure, log
@@ -55,12 +55,12 @@ def main(worker_id: str, beat_file: Path, parent: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides what it means
     configure()
     try:
-        return _serve(load_settings(), worker_id, beat_file)
+        return _serve(load_settings(NO_FILE), worker_id, beat_file)
     except Face0Error as error:
         log(Event.CHILD_FAILED, level=logging.ERROR, worker=worker_id, reason=str(error))
         if error.retryable:
             return error.exit_code
-        last_words(beat_file).write_text(str(error), encoding="utf-8")
+        last_words(beat_file).write_text(f"{error.exit_code} {error}", encoding="utf-8")
         return CANT_START
     except Exception as error:  # noqa: BLE001 - a traceback quotes arguments, which may be a person's data
         log(Event.CHILD_FAILED, level=logging.ERROR, worker=worker_id, **_kind(error))

@@ -22,7 +22,7 @@ from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import open_storage
 from face0_worker.records.storage_probe import probe
 from face0_worker.records.sweep import sweep_job
-from face0_worker.settings import Settings
+from face0_worker.settings import Settings, environment_with
 from face0_worker.supervisor import Round, Supervisor, Watch
 from face0_worker.telemetry import Event, configure, log
 
@@ -60,7 +60,7 @@ def serve(settings: Settings) -> None:
         _check_storage(settings)
         watch = Watch(
             run_dir=embedded.run_folder(settings.home_dir),
-            environment={**QUIET, **os.environ, **OFFLINE, **_child_environment(settings)},
+            environment={**QUIET, **environment_with(settings, os.environ), **OFFLINE},
             crash_limit=settings.crash_limit,
             hang_s=settings.lease_s * HANG_LEASES,
             poll_s=settings.poll_s,
@@ -152,9 +152,3 @@ class Dispatcher:
 
 def _ledger_among(errors: Sequence[ServiceDown]) -> bool:
     return any(isinstance(error, LedgerDown) for error in errors)
-
-
-def _child_environment(settings: Settings) -> dict[str, str]:
-    """Return the settings as FACE0_* variables, so that the child reads what the command line said."""
-    values = settings.model_dump(mode="json")
-    return {f"FACE0_{name.upper()}": str(value) for name, value in values.items() if value not in (None, "")}

@@ -18,6 +18,8 @@ from face0_worker.contract.errors import BadInput
 from face0_worker.records.storage_options import S3Options
 
 CONFIG_FILE = "face0.toml"
+# for a process whose settings all stand in its environment
+NO_FILE = Path(os.devnull)
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*(?=@)|(?<=[?&])(password)=[^&]*")
 _FORMS = {
     "broker_url": (r"(rediss?|unix|redis\+socket)://.+", "redis://host:6379/0 or rediss://..."),
@@ -124,6 +126,20 @@ class Settings(BaseSettings):
         if not self.storage:
             return str(self.home_dir / "storage")
         return self.storage if self.storage.startswith("s3://") else str(Path(self.storage).expanduser().absolute())
+
+
+def environment_with(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for a process that is to have these very settings; paths are absolute.
+
+    A variable that an argument has emptied does not come back. The process must read no config file:
+    `load_settings(NO_FILE)`, `--config /dev/null`.
+    """
+    said = {name: getattr(settings, name) for name in Settings.model_fields}
+    said |= {"home": settings.home_dir, "storage": settings.storage_url}
+    kept = {name: value for name, value in environment.items() if name.removeprefix("FACE0_").lower() not in said}
+    kept.pop("FACE0_CONFIG", None)
+    paths = {name: value.expanduser().absolute() for name, value in said.items() if isinstance(value, Path)}
+    return kept | {f"FACE0_{name.upper()}": str(v) for name, v in (said | paths).items() if v not in (None, "")}
 
 
 @dataclass(frozen=True)

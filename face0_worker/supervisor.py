@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from face0_worker.contract.errors import ModelMissing, ServiceDown
+from face0_worker.contract.errors import BadInput, Face0Error, ModelMissing, Refused, ServiceDown
 from face0_worker.outages import Outages
 from face0_worker.records import attempts, jobs
 from face0_worker.records.ledger import Ledger
@@ -84,12 +84,13 @@ class Child:
         """Whether it has given a sign of life of its own yet."""
         return self.beat_file.stat().st_mtime > self._first_beat
 
-    def why_not(self) -> str:
-        """Why it can't start, as it said itself."""
+    def why_not(self) -> Face0Error:
+        """Why it can't start, as it said itself, with the exit code that it would have ended with."""
         try:
-            return last_words(self.beat_file).read_text(encoding="utf-8")
+            code, _, sentence = last_words(self.beat_file).read_text(encoding="utf-8").partition(" ")
         except OSError:
-            return "the render process can't start; its log says why"
+            return ModelMissing("the render process can't start; its log says why")
+        return {"2": BadInput, "3": Refused}.get(code, ModelMissing)(sentence)
 
     def kill(self) -> int:
         """End it now; return its exit code."""
@@ -121,8 +122,8 @@ class Supervisor:
     def run(self) -> None:
         """Watch and dispatch until asked to stop; then the child may finish its batch.
 
-        Raises: ModelMissing: the child can't start until somebody changes a setting. LedgerDown: while stopping the
-        ledger could not be told what is handed back; the leases run out instead.
+        Raises: ModelMissing, BadInput, Refused: the child can't start until somebody changes a setting.
+        LedgerDown: while stopping the ledger could not be told what is handed back; the leases run out instead.
         """
         try:
             while not self._asked_to_stop:
@@ -162,7 +163,7 @@ class Supervisor:
         if code == CANT_START:
             reason = child.why_not()
             child.forget()
-            raise ModelMissing(reason)
+            raise reason
         self._dead.append(child)
         self._failures = 0 if child.loaded else self._failures + 1
         pause = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]

@@ -15,7 +15,7 @@ from face0_worker.contract.errors import ModelMissing, ServiceDown
 from face0_worker.embedded import run_folder, running, stop_unless_used, take_over
 from face0_worker.embedded.processes import Remembered, end, ended, launch, only_one, recall, remember
 from face0_worker.records.offers import ModelOffer, find_model
-from face0_worker.settings import Settings
+from face0_worker.settings import Settings, environment_with
 from producer.services import Services
 
 Say = Callable[[str], None]
@@ -98,25 +98,16 @@ def _start_worker(settings: Settings) -> tuple[Remembered, bool]:
         known = recall(file)
         if known is not None:
             return known, False
-        command = [sys.executable, "-P", "-m", "face0_worker.cli", "run"]
+        command = [sys.executable, "-P", "-m", "face0_worker.cli", "--config", os.devnull, "run"]
         pid = launch(command, worker_log(settings), env=_environment(settings))
         return remember(file, pid), True
 
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Return this process's environment with every setting in force, so that the worker has the same ones."""
-    said = {name: str(value) for name, value in settings.model_dump().items() if value not in (None, "")}
-    said |= {"home": str(settings.home_dir), "storage": settings.storage_url}
-    for name in ("pack", "model", "keys", "vault", "s3_ca"):
-        if name in said:
-            said[name] = str(Path(said[name]).expanduser().absolute())
     code = str(Path(next(iter(face0_worker.__path__))).parent)
     paths = [code, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    # a variable that an argument has emptied must not come back
-    ours = {f"FACE0_{name.upper()}" for name in type(settings).model_fields}
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
-    given = {f"FACE0_{name.upper()}": value for name, value in said.items()}
-    return {**kept, **given, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    return environment_with(settings, os.environ) | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def _wait_for_offer(services: Services, worker: Remembered, offer_s: float, say: Say) -> ModelOffer:

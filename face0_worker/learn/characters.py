@@ -6,13 +6,14 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
 from face0_worker.contract.errors import BadInput
-from face0_worker.faces.characters import Mixture
+from face0_worker.faces.characters import Mixture, Recipe, character
 from face0_worker.faces.embed import Embedder
 from face0_worker.faces.packs import load_pack
 from face0_worker.learn.dataset import is_held_out, load_portraits
@@ -22,9 +23,7 @@ EXPLAINED = 0.95  # of the variance, by the Gaussians; the rest is isotropic
 COMPONENTS = (1, 2, 4, 8, 16)
 
 
-def fit_mixture(
-    faces: np.ndarray, people: Sequence[str], embedder_digest: str
-) -> tuple[Mixture, dict[str, dict[int, float]]]:
+def fit_mixture(faces: np.ndarray, people: Sequence[str], embedder_digest: str) -> tuple[Mixture, dict[str, Any]]:
     """Fit to normalised embeddings (n, d) of `people` (n); zero rows (no face found) are left out.
 
     The number of Gaussians is the one under which people who were not fitted are most likely. Returns the mixture
@@ -57,6 +56,30 @@ def fit_mixture(
     return mixture, {"held_out_log_likelihood": likely}
 
 
+def compare(mixture: Mixture, faces: np.ndarray, people: Sequence[str], count: int = 300) -> dict[str, float]:
+    """Compare `count` drawn characters with the people of normalised embeddings (n, d); all numbers are cosines.
+
+    Mean and deviation between two of them, and how like one is to the nearest other person among `faces`.
+    """
+    there = np.abs(faces).sum(axis=1) > 0
+    real = faces[there] / np.sqrt(faces.shape[1])
+    who = np.array(people)[there]
+    drawn = np.stack([character(mixture, Recipe(seed)) for seed in range(count)]) / np.sqrt(faces.shape[1])
+    some = np.random.RandomState(0).choice(len(real), min(count, len(real)), replace=False)
+    others = who[some][:, None] != who[None, :]
+    among_people = real[some] @ real.T
+    among_drawn = (drawn @ drawn.T)[np.triu_indices(count, 1)]
+    told = {
+        "people_mean": among_people[others].mean(),
+        "people_deviation": among_people[others].std(),
+        "drawn_mean": among_drawn.mean(),
+        "drawn_deviation": among_drawn.std(),
+        "nearest_other_person_to_a_person": np.where(others, among_people, -1.0).max(axis=1).mean(),
+        "nearest_person_to_a_character": (drawn @ real.T).max(axis=1).mean(),
+    }
+    return {name: round(float(value), 3) for name, value in told.items()}
+
+
 def fit_portraits(
     data: Path,
     out: Path,
@@ -71,5 +94,6 @@ def fit_portraits(
     with tempfile.TemporaryDirectory() as work:
         faces = embed_portraits(portraits, embedder, Path(work) / "faces.npy", say)
     mixture, about = fit_mixture(faces, portraits.people, embedder.pack.digest)
+    about["drawn"] = compare(mixture, faces, portraits.people)
     out.write_text(json.dumps(mixture.to_json(), separators=(",", ":")) + "\n", encoding="utf-8")
     say(f"wrote {out}: {len(mixture.weights)} Gaussians in {len(mixture.basis)} dimensions; {about}")

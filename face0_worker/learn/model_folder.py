@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from face0_worker.contract.errors import ModelMissing
+from face0_worker.render.clip_words import byte_letters, clip_merges
 from face0_worker.render.conditioning import FaceMapper
 
 TEXT_WIDTH = 256
@@ -52,12 +50,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
     Raises: ModelMissing: open-clip-torch, which carries CLIP's merges (MIT), is not installed.
     """
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None or spec.origin is None:
-        raise ModelMissing("CLIP's merges are not installed; run `make setup`")
-    with gzip.open(Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as opened:
-        merges = opened.read().split("\n")[1 : 1 + MERGES]
-    letters = _byte_letters()
+    merges, letters = clip_merges()[:MERGES], byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,13 +60,6 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(str(vocab), str(folder / "merges.txt"), model_max_length=77)
     tokenizer.save_pretrained(folder)
     return tokenizer
-
-
-def _byte_letters() -> list[str]:
-    """The 256 printable letters that stand for bytes in CLIP's vocabulary, in CLIP's order (GPT-2's table)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
 
 
 def new_parts(tokenizer: CLIPTokenizer, face_dimension: int) -> torch.nn.ModuleDict:

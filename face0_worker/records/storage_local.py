@@ -15,6 +15,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
 from face0_worker.contract.errors import BadInput, StorageDown
+from face0_worker.records.disk import sync
 from face0_worker.records.storage import ERASE_ROUNDS, STAGED, StorageMissing, check_key, check_prefix
 
 
@@ -37,10 +38,10 @@ class LocalStorage:
         try:
             entered = {folder} | {new.parent for new in (folder, *folder.parents) if not new.exists()}
             obstore.put(self._store, staged, data, use_multipart=False)
-            _sync(self.root / staged)
+            sync(self.root / staged)
             obstore.rename(self._store, staged, key, overwrite=not if_absent)
             for changed in entered:  # each costs a disk flush, so only where a name was added
-                _sync(changed)
+                sync(changed)
         except AlreadyExistsError:
             self._forget(staged)
             return self.get(key) == data
@@ -111,7 +112,7 @@ class LocalStorage:
             while folder != self.root:
                 folder.rmdir()
                 folder = folder.parent
-        _sync(folder)
+        sync(folder)
 
     def _forget(self, staged: str) -> None:
         # best effort: the write has failed and says so; the disk may be unable to do this as well
@@ -125,12 +126,3 @@ class LocalStorage:
         code = int(number.group(1)) if number else getattr(error, "errno", None)
         why = os.strerror(code) if code else type(error).__name__
         return StorageDown(f"storage folder {self.root} {what}: {why}; make room or correct the folder, then try again")
-
-
-def _sync(path: Path) -> None:
-    """Force a file's or folder's contents to the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

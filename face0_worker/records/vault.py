@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from face0_worker.contract.errors import BadInput, Refused, StorageDown, VerificationFailed
+from face0_worker.records.disk import sync
 from face0_worker.records.storage import check_id
 
 _MAGIC = b"F0V1"
@@ -198,21 +199,13 @@ def write_secret(path: Path, data: bytes) -> bool:
         return False
     finally:
         staged.unlink()
-        _sync_folder(path.parent)
+        sync(path.parent)
     return True
 
 
 def _unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    sync(path.parent)
 
 
 @contextlib.contextmanager

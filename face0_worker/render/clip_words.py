@@ -19,8 +19,8 @@ def write_clip_tokenizer(folder: Path, *, pad: str = _END) -> None:
 
     Raises: ModelMissing: open-clip-torch is not installed, or its file is another one.
     """
-    merges = _merges()
-    letters = _letters()
+    merges = clip_merges()
+    letters = byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
     tokens += [_START, _END]
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,11 +32,12 @@ def write_clip_tokenizer(folder: Path, *, pad: str = _END) -> None:
     _write(folder / "tokenizer_config.json", json.dumps(config, indent=1))
 
 
-def _merges() -> list[str]:
+def clip_merges() -> list[str]:
+    """Return CLIP's merges, the most frequent first. Raises: ModelMissing: as write_clip_tokenizer."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
         raise ModelMissing(
-            "a single file carries no tokenizer, and CLIP's vocabulary is not installed: "
+            "CLIP's vocabulary, which a single file does not carry and training needs, is not installed: "
             "pip install --no-deps open-clip-torch==3.3.0"
         )
     with gzip.open(Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as opened:
@@ -47,7 +48,7 @@ def _merges() -> list[str]:
     return merges
 
 
-def _letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The 256 printable letters that stand for bytes in CLIP's vocabulary, in its order: that of GPT-2's table."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(256 - len(printable))]

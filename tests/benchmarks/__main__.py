@@ -10,38 +10,33 @@ import os
 import platform
 import statistics
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from face0_worker.contract.consent import ConsentRecord, Purpose
 from face0_worker.contract.job import ItemState, RenderItem
 from face0_worker.contract.receipt import Verdict
 from face0_worker.faces.packs import digest_folder
 from face0_worker.models import model_folder
-from face0_worker.records import consents
 from face0_worker.records.offers import find_model
 from face0_worker.records.progress import job_status
 from face0_worker.render.batch import RenderRequest, render_batch
 from face0_worker.render.pipeline import Pipeline
-from face0_worker.settings import Settings, load_settings
+from face0_worker.settings import Settings
 from producer import stack
 from producer.catalogue import ItemDefaults
 from producer.demo import PERSON
-from producer.init import init
 from producer.services import Services
 from producer.submit import submit
+from tests.benchmarks.house import CONSENT, installation
 
 COLOURS = ("red", "black", "blue", "green", "white", "yellow", "pink", "grey")
-CONSENT = "consent-bench"
 
 
 @dataclass(frozen=True)
@@ -120,27 +115,19 @@ def bare_loop(pipeline: Pipeline, items: list[RenderItem], batch: int) -> float:
 
 
 @contextmanager
-def installation() -> Iterator[tuple[Settings, Services]]:
-    """Give a fresh installation with one worker, and end it."""
-    with tempfile.TemporaryDirectory(prefix="face0-bench-") as folder:
-        settings = load_settings(None, home=Path(folder) / "home", broker_url="", ledger_url="", storage="")
-        for _ in init(settings):
-            pass
-        try:
-            stack.up(settings, lambda _: None)
-            with Services(settings) as services:
-                now = datetime.now(UTC)
-                purposes, until = frozenset({Purpose.CATALOGUE}), now + timedelta(days=1)
-                consents.grant(services.ledger, ConsentRecord(CONSENT, "nobody", purposes, now, until))
-                yield settings, services
-        finally:
-            stack.down(settings, lambda _: None)
+def one_worker(settings: Settings) -> Iterator[None]:
+    """Run the services and one worker."""
+    try:
+        stack.up(settings, lambda _: None)
+        yield
+    finally:
+        stack.down(settings, lambda _: None)
 
 
 def queue_overhead(rounds: int, count: int) -> Row:
     """Compare the whole system with the bare loop, in turn; the first pair warms both up and is not counted."""
     pairs = []
-    with installation() as (settings, services):
+    with installation(one_worker) as (settings, services):
         folder = model_folder(settings.model)
         pipeline = Pipeline.load(
             folder, digest=digest_folder(folder), device=settings.device, precision=settings.precision

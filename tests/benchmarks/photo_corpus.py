@@ -17,28 +17,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 from PIL import Image
 
-from face0_worker.contract.consent import ConsentRecord, Purpose
 from face0_worker.contract.errors import FaceRefused
 from face0_worker.faces import decoder
 from face0_worker.faces.photo import decode_photo, read_photo_file
-from face0_worker.records import consents, offers
-from face0_worker.settings import Settings, load_settings
+from face0_worker.records import offers
 from producer.demo import LIST, PERSON
-from producer.init import init, running_ledger
-from producer.services import Services
+from producer.init import running_ledger
+from tests.benchmarks.house import CONSENT, installation
 from tests.pictures import encoded
 
-CONSENT = "consent-photos"
 _FACE0 = (sys.executable, "-m", "producer.cli")
 
 
@@ -77,24 +72,6 @@ def summary(all_of_them: Sequence[Tried]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def installation() -> Iterator[Settings]:
-    """Give an installation with a ledger, a consent and an offered model, and end it."""
-    with tempfile.TemporaryDirectory(prefix="face0-photos-") as folder:
-        settings = load_settings(None, home=Path(folder) / "home", broker_url="", ledger_url="", storage="")
-        for _ in init(settings):
-            pass
-        with running_ledger(settings), Services(settings) as services:
-            now = datetime.now(UTC)
-            lasting = now + timedelta(days=1)
-            consents.grant(
-                services.ledger, ConsentRecord(CONSENT, "nobody", frozenset({Purpose.CATALOGUE}), now, lasting)
-            )
-            facts = {"size": 64, "steps": 4, "precision": "float32", "embedder_digest": services.pack.digest}
-            offers.offer_model(services.ledger, "w-photos", "b" * 64, "plain", facts)
-            yield settings
-
-
 def command(home: Path, file: Path) -> tuple[str, int]:
     """Run `face0 submit --face FILE --dry-run`; return how it ended and its own peak memory in MB."""
     with tempfile.TemporaryFile() as said:
@@ -118,7 +95,9 @@ def commands(files: Sequence[Path], folder: Path, count: int) -> dict[str, Any]:
     """Type the real command for `count` files spread over all of them."""
     chosen = files[:: max(1, len(files) // count)] if count else []
     results, peak = [], 0
-    with installation() as settings:
+    with installation(running_ledger) as (settings, services):
+        facts = {"size": 64, "steps": 4, "precision": "float32", "embedder_digest": services.pack.digest}
+        offers.offer_model(services.ledger, "w-photos", "b" * 64, "plain", facts)
         for file in chosen:
             begun = time.perf_counter()
             outcome, memory = command(settings.home_dir, file)

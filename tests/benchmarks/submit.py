@@ -15,29 +15,26 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 import redis
 
-from face0_worker.contract.consent import ConsentRecord, Purpose
-from face0_worker.embedded import broker_url, redis_url, start_broker, start_ledger, stop_broker, stop_ledger
+from face0_worker.embedded import broker_url, redis_url, running
 from face0_worker.queue.app import make_app, queue_length, sender
 from face0_worker.queue.dispatch import dispatch
-from face0_worker.records import attempts, consents, offers
+from face0_worker.records import attempts, offers
 from face0_worker.records.progress import job_status
 from face0_worker.records.tables import attempts as attempts_table
-from face0_worker.settings import Settings, load_settings
+from face0_worker.settings import Settings
 from producer.demo import PERSON
-from producer.init import init
 from producer.services import Services
+from tests.benchmarks.house import CONSENT, installation
 from tests.peaks import Cost, cost_of_face0, write_list
 
-CONSENT, WORKER, MODEL = "consent-bench", "w-bench", "b" * 64
+WORKER, MODEL = "w-bench", "b" * 64
 MIB = 1024 * 1024
 
 
@@ -48,27 +45,6 @@ class Row:
     name: str
     value: float
     unit: str
-
-
-@contextmanager
-def installation() -> Iterator[tuple[Settings, Services]]:
-    """Give a fresh installation with broker and ledger but no worker, and end it."""
-    with tempfile.TemporaryDirectory(prefix="face0-bench-") as folder:
-        settings = load_settings(None, home=Path(folder) / "home", broker_url="", ledger_url="", storage="")
-        for _ in init(settings):
-            pass
-        try:
-            start_broker(settings.home_dir)
-            start_ledger(settings.home_dir)
-            with Services(settings) as services:
-                now = datetime.now(UTC)
-                purposes, until = frozenset({Purpose.CATALOGUE}), now + timedelta(days=1)
-                consents.grant(services.ledger, ConsentRecord(CONSENT, "nobody", purposes, now, until))
-                offer(services)
-                yield settings, services
-        finally:
-            stop_ledger(settings.home_dir)
-            stop_broker(settings.home_dir)
 
 
 def offer(services: Services) -> None:
@@ -137,7 +113,8 @@ def fail_what_is_out(services: Services) -> None:
 def measure(count: int, rounds: int) -> Iterator[Row]:
     """Yield what a list of `count` lines costs, on an installation of its own."""
     name = f"{count:,} items"
-    with installation() as (settings, services):
+    with installation(running) as (settings, services):
+        offer(services)
         warm = submit(settings, 1, "--dry-run")
         yield Row("1 item, dry run: peak memory", round(warm.peak_mib, 1), "MiB")
         dry = submit(settings, count, "--dry-run")

@@ -74,6 +74,14 @@ def test_down_leaves_the_services_to_a_worker_that_uses_them(settings: Settings,
     assert _runs(settings) == (False, False)
 
 
+def test_what_up_started_stays_when_its_worker_ends_by_itself(settings: Settings) -> None:
+    stack.up(settings, lambda _: None)
+    assert stack.stop_worker(settings)
+    assert _runs(settings) == (True, True)
+    assert stack.down(settings, lambda _: None) == ["ledger", "broker"]
+    assert _runs(settings) == (False, False)
+
+
 def test_up_and_down_at_once_and_twice_start_and_stop_one_of_each(settings: Settings) -> None:
     def both(word: str) -> list[str]:
         command = [sys.executable, "-P", "-m", "producer.cli", word]
@@ -100,8 +108,11 @@ def test_up_and_down_at_once_and_twice_start_and_stop_one_of_each(settings: Sett
 
 def _is_worker(process: psutil.Process, settings: Settings) -> bool:
     try:
-        return process.cmdline()[-2:] == ["face0_worker.cli", "run"] and (
-            process.environ().get("FACE0_HOME") == str(settings.home_dir)
+        words = process.cmdline()
+        return (
+            "face0_worker.cli" in words
+            and words[-1] == "run"
+            and (process.environ().get("FACE0_HOME") == str(settings.home_dir))
         )
     except psutil.Error:
         return False

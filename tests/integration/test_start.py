@@ -149,6 +149,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]
         models = {
             "model: a name on a hub": {"FACE0_MODEL": "stabilityai/sd-turbo"},
             "pack: a name on a hub": {"FACE0_PACK": "buffalo_l"},
+            "model: not allowed": {"FACE0_ALLOWED_MODELS": "a" * 64},
         }
         cases = {name: (RUN, {**good, "FACE0_BROKER_URL": url}) for name, url in brokers.items()}
         cases |= {name: (RUN, {**good, "FACE0_LEDGER_URL": url}) for name, url in ledgers.items()}
@@ -215,6 +216,13 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_4(
     assert setting in sentence
     assert SECRET not in "".join(found.lines)
     assert found.seconds < QUICK_S
+
+
+def test_a_model_that_is_not_allowed_is_refused_as_policy(ended: dict[str, Ended]) -> None:
+    found = ended["model: not allowed"]
+    assert found.code == 3, found.lines
+    (sentence,) = found.sentences
+    assert "allowed_models does not name" in sentence
 
 
 @pytest.mark.parametrize("case", ["model: a name on a hub", "pack: a name on a hub"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from face0_worker.contract.errors import BadInput
-from face0_worker.settings import Settings, explain, load_settings, unknown_variables
+from face0_worker.settings import NO_FILE, Settings, environment_with, explain, load_settings, unknown_variables
 
 
 @pytest.fixture
@@ -113,3 +113,27 @@ def test_a_variable_that_means_nothing_is_found() -> None:
     )
     assert list(found) == ["FACE0_LEDGER"]
     assert "FACE0_LEDGER_URL" in found["FACE0_LEDGER"]
+
+
+def test_a_process_that_is_to_have_the_same_settings_has_them_whatever_files_and_variables_say(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "face0.toml").write_text('s3_ca = "/elsewhere.pem"\nstorage = "/elsewhere"\nbatch = 3\n')
+    monkeypatch.setenv("FACE0_S3_ENDPOINT", "http://elsewhere")
+    monkeypatch.setenv("FACE0_CONFIG", "/elsewhere.toml")
+    (home / "other.toml").write_text('window = 5\nmodel = "~/m"\n')
+    settings = load_settings(home / "other.toml", s3_endpoint="", lease_s="7")
+    for name, value in environment_with(settings, {"PATH": "/bin", "FACE0_S3_ENDPOINT": "http://elsewhere"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("FACE0_S3_ENDPOINT", raising=False)
+    same = load_settings(NO_FILE)
+    assert (same.window, same.lease_s, same.batch, same.s3_ca, same.s3_endpoint) == (5, 7.0, 8, None, "")
+    assert (same.storage_url, same.home_dir) == (settings.storage_url, settings.home_dir)
+    assert same.model == Path("~/m").expanduser()
+
+
+def test_a_variable_that_an_argument_has_emptied_does_not_come_back(home: Path) -> None:
+    told = environment_with(load_settings(s3_endpoint=""), {"FACE0_S3_ENDPOINT": "http://h", "FACE0_CACHE": "/c"})
+    assert "FACE0_S3_ENDPOINT" not in told
+    assert told["FACE0_CACHE"] == "/c"
+    assert told["FACE0_HOME"] == str(home)

@@ -7,7 +7,7 @@ import pytest
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.faces.characters import Recipe, character
-from face0_worker.learn.characters import fit_mixture
+from face0_worker.learn.characters import compare, fit_mixture
 
 
 def two_kinds(count: int) -> np.ndarray:
@@ -43,3 +43,12 @@ def test_faces_that_were_not_found_do_not_count() -> None:
 def test_too_few_faces_are_refused() -> None:
     with pytest.raises(BadInput, match="too few"):
         fit_mixture(two_kinds(20), [f"p{i}" for i in range(20)], "e" * 64)
+
+
+def test_drawn_people_are_compared_with_others_and_never_with_themselves() -> None:
+    faces, people = two_kinds(300), [f"p{i // 2}" for i in range(300)]
+    faces[1::2] = faces[::2]  # two equal pictures of each person
+    mixture, _ = fit_mixture(two_kinds(400), [f"q{i}" for i in range(400)], "e" * 64)
+    told = compare(mixture, faces, people, count=50)
+    assert told["nearest_other_person_to_a_person"] < 0.999
+    assert abs(told["people_mean"] - told["drawn_mean"]) < 0.15

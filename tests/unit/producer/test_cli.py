@@ -151,7 +151,9 @@ def test_a_shell_completes_commands_and_options_without_a_ledger(tmp_path: Path)
             "COMP_CWORD": str(len(line.split(" ")) - 1),
         }
         command = [sys.executable, "-m", "producer.cli"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stderr == ""  # it would be written into the line that somebody is typing
+        return done.stdout
 
     assert completes("face0 sub") == "plain,submit\n"
     assert "plain,--consent" in completes("face0 submit --co")

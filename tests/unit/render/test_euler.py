@@ -9,17 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from face0_worker.learn.model_folder import SCHEDULER as CONFIG
 from face0_worker.render.euler import ScaledEuler, draw
 from face0_worker.render.sampler import make_scheduler
 
-CONFIG = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-}
 STEPS = 8
 SHAPE = (4, 8, 8)
 
