@@ -10,7 +10,7 @@ encoders (d = 768 + 1280) and the mapper is as wide; the pooled embedding of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -70,6 +70,10 @@ class Context:
     pooled: Tensor | None = None
     sizes: Tensor | None = None
 
+    def told(self) -> tuple[Tensor, ...]:
+        """Return what there is of it, in this order."""
+        return tuple(one for one in (self.tokens, self.pooled, self.sizes) if one is not None)
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -87,6 +91,11 @@ class Conditioning:
     truncated: tuple[bool, ...]
     pooled: Tensor | None = None
     sizes: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Conditioning:
+        """Return the same in another precision; the sizes stay float32: bfloat16 has no 2056."""
+        pooled = None if self.pooled is None else self.pooled.to(dtype)
+        return replace(self, texts=self.texts.to(dtype), faces=self.faces.to(dtype), pooled=pooled)
 
     def context(self, rows: Rows) -> Context:
         """Return what the denoiser is told in these rows."""

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from face0_worker.render.tensors import to_device
+
 
 class ScaledEuler:
     """Steps as the wrapped Euler scheduler of diffusers does, for velocity predictions, on latents of unit variance.
@@ -61,7 +63,8 @@ class ScaledEuler:
 def draw(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
     """Return unit noise for each item from its own generator: float32, shaped and placed as `like` (n, ...)."""
     shape = like.shape[1:]
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(like.device)
+    drawn = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return to_device(drawn, like.device)
 
 
 def _alpha(sigma: float) -> float:

@@ -12,6 +12,7 @@ guidance does, and items with different guidance share one batch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,22 +85,43 @@ def plan_rows(guidances: Sequence[Guidance], part: float) -> Rows:
     )
 
 
-def combine(predictions: Tensor, rows: Rows, count: int) -> Tensor:
+@dataclass(frozen=True)
+class Placed:
+    """Rows laid on a device, once for all steps that share them: all that a step needs is an index away.
+
+    `items` (rows,) long: each row's item. Branch by branch, `sources[b]` (count,) long is the row that each item has
+    in that branch, and `weights[b]` (count, 1, 1, 1) float32 what it counts there. An item without the branch has its
+    own first row there, with weight 0: no item ever reads another's row.
+    """
+
+    items: Tensor
+    sources: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+
+def place_rows(rows: Rows, count: int, device: torch.device) -> Placed:
+    """Return the rows of `count` items as tensors on the device; every item has a row."""
+    row_of = {pair: row for row, pair in enumerate(zip(rows.items, rows.branches, strict=True))}
+    first = {item: row for row, item in reversed(list(enumerate(rows.items)))}
+    sources, weights = [], []
+    for branch in sorted(set(rows.branches)):
+        mine = [row_of.get((item, branch)) for item in range(count)]
+        sources.append(torch.tensor([first[item] if row is None else row for item, row in enumerate(mine)]))
+        weights.append(torch.tensor([0.0 if row is None else rows.coefficients[row] for row in mine]))
+    return Placed(
+        torch.tensor(rows.items).to(device),
+        tuple(source.to(device) for source in sources),
+        tuple(weight.reshape(-1, 1, 1, 1).to(device) for weight in weights),
+    )
+
+
+def combine(predictions: Tensor, placed: Placed) -> Tensor:
     """Return each item's guided prediction: the weighted sum of its own rows, in float32.
 
-    Shapes: predictions (rows, ...) -> (count, ...). The sum runs branch by branch, so its order, and with it
+    Shapes: predictions (rows, c, h, w) -> (count, c, h, w). The sum runs branch by branch, so its order, and with it
     the rounding, does not depend on the neighbours; a NaN stays with its item.
     """
-    guided = torch.zeros((count, *predictions.shape[1:]), dtype=torch.float32, device=predictions.device)
-    weights = torch.tensor(rows.coefficients, dtype=torch.float32, device=predictions.device)
-    weighted = predictions.float() * weights.reshape(-1, *[1] * (predictions.dim() - 1))
-    for branch in Branch:
-        mine = [row for row, other in enumerate(rows.branches) if other is branch]
-        if mine:
-            # no item twice in one branch, so this addition is deterministic on every device
-            guided.index_add_(0, _index([rows.items[row] for row in mine], guided), weighted[_index(mine, guided)])
-    return guided
-
-
-def _index(values: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.long, device=like.device)
+    parts = [
+        predictions[source].float() * weight for source, weight in zip(placed.sources, placed.weights, strict=True)
+    ]
+    return functools.reduce(torch.add, parts)

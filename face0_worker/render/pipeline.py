@@ -15,14 +15,19 @@ from torch import Tensor
 from face0_worker.contract.errors import BadInput, ItemFailed, ModelMissing, OutOfMemory
 from face0_worker.contract.job import RenderItem
 from face0_worker.render.conditioning import NO_FACE, Conditioning, Context
+from face0_worker.render.cores import side_by_side
+from face0_worker.render.denoiser import Denoiser
 from face0_worker.render.limits import BatchLimits
 from face0_worker.render.loading import Card, Parts, read_parts
+from face0_worker.render.tensors import to_host
 from face0_worker.render.text import EncodedTexts, TextEncoder, at_once, encode_texts
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # bfloat16 has 8 bits: smooth backgrounds would show bands. On a CPU, decoding in float32 costs about 5% of a
 # picture of 20 steps, and makes it the same in every batch.
 DECODE_PRECISIONS = {**PRECISIONS, "bfloat16": torch.float32}
+# decoded in one call, in pixels: two megapixels hold about 4 GB in the VAE of Stable Diffusion in float16
+DECODED_PX = 2 * 2**20
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -123,6 +128,22 @@ class Pipeline:
         self.vae = parts.vae.to(device=device, dtype=self.decode_precision, memory_format=torch.channels_last)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    @property
+    def unet(self) -> Any:
+        """The UNet that denoises; a new one, on the device and in the precision, may take its place."""
+        return self.denoiser.unet
+
+    @unet.setter
+    def unet(self, unet: Any) -> None:
+        self.denoiser = self._denoiser(unet)
+
+    def _denoiser(self, unet: Any, *, compiled: bool = False) -> Denoiser:
+        return Denoiser(unet, PRECISIONS[self.precision], self.device, compiled=compiled)
+
+    def compile(self) -> None:
+        """Have the denoiser compiled, when its next batch comes. Raises: BadInput: not on a GPU."""
+        self.denoiser = self._denoiser(self.unet, compiled=True)
+
     @classmethod
     def load(cls, folder: Path, *, digest: str, device: str = "auto", precision: str = "auto") -> Pipeline:
         """Load a model folder or single file; `digest` is what `models.digest_model` says of it.
@@ -202,7 +223,10 @@ class Pipeline:
             texts.truncated[row_of[item.prompt]] or texts.truncated[row_of[item.negative_prompt]] for item in items
         )
         told = Conditioning(texts.tokens, faces, tuple(text_of), tuple(face_of), truncated)
-        return replace(told, pooled=texts.pooled, sizes=self._sizes(items)) if self.has_second_encoder else told
+        if self.has_second_encoder:
+            told = replace(told, pooled=texts.pooled, sizes=self._sizes(items))
+        # once, not in every step
+        return told.to(PRECISIONS[self.precision])
 
     def _sizes(self, items: Sequence[RenderItem]) -> Tensor:
         """Return SDXL's six sizes per item (items, 6): the whole picture, not cropped, of the size asked for."""
@@ -211,15 +235,8 @@ class Pipeline:
 
     def predict(self, latents: Tensor, timestep: Tensor, context: Context) -> Tensor:
         """Run the UNet once: `sampler.Predict`, in the pipeline's precision; returns float32."""
-        kind = PRECISIONS[self.precision]
         with torch.inference_mode(), device_errors("a denoising step"):
-            scaled = latents.to(kind).contiguous(memory_format=torch.channels_last)
-            told: dict[str, Any] = {"encoder_hidden_states": context.tokens.to(kind)}
-            if context.pooled is not None:
-                # the sizes stay float32: bfloat16 has no 2056
-                told["added_cond_kwargs"] = {"text_embeds": context.pooled.to(kind), "time_ids": context.sizes}
-            out = self.unet(scaled, timestep, **told, return_dict=False)[0]
-            return torch.as_tensor(out).float()
+            return self.denoiser(latents, timestep, context)
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Return pictures (n, height, width, 3) float32 in [0, 1] of clean latents (n, c, h, w).
@@ -232,13 +249,20 @@ class Pipeline:
             mean = latents.new_tensor(config.latents_mean).view(1, -1, 1, 1)
             std = latents.new_tensor(config.latents_std).view(1, -1, 1, 1)
             scaled = latents * std / config.scaling_factor + mean
+        at_once = max(1, DECODED_PX // (scaled.shape[2] * scaled.shape[3] * self.factor**2))
         with torch.inference_mode(), device_errors("decoding"):
             ready = scaled.to(self.decode_precision).contiguous(memory_format=torch.channels_last)
-            pixels = self.vae.decode(ready, return_dict=False)[0].float()
-            unit = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
-            return np.asarray(unit.cpu().numpy())
+            if self.device.type == "cpu":
+                return to_host(side_by_side(len(ready), lambda part: self._decoded(ready[part])))
+            parts = [to_host(self._decoded(part)) for part in ready.split(at_once)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        pixels = torch.as_tensor(self.vae.decode(latents, return_dict=False)[0]).float()
+        return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
 
     def release(self) -> None:
         """Give memory that torch keeps for later back to the device, before a smaller batch is tried."""
+        self.denoiser.release()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

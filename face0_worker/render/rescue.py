@@ -50,5 +50,5 @@ def in_float32(pipeline: Pipeline) -> Iterator[Pipeline]:
                 exact.vae = load_component(survey, "vae", torch.float32, channels_last=True).to(**to)
         yield exact
     finally:
-        del exact.unet, exact.vae
+        del exact.denoiser, exact.vae
         pipeline.release()

@@ -20,7 +20,8 @@ from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance
 from face0_worker.render.conditioning import Conditioning, Context
 from face0_worker.render.euler import ScaledEuler
-from face0_worker.render.guidance import combine, plan_rows
+from face0_worker.render.guidance import combine, place_rows, plan_rows
+from face0_worker.render.tensors import to_device
 
 Predict = Callable[[Tensor, Tensor, Context], Tensor]
 """(latents (rows, c, h, w) float32, timestep (), context of the rows) -> prediction (rows, c, h, w)."""
@@ -88,7 +89,7 @@ class Noise:
 
     def to(self, device: torch.device) -> Noise:
         """Return the same noise with `first` on the device."""
-        return replace(self, first=self.first.to(device))
+        return replace(self, first=to_device(self.first, device))
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Noise:
@@ -113,16 +114,13 @@ def denoise(
     """
     latents: Tensor = noise.first.float() * scheduler.init_noise_sigma
     timesteps, generators = scheduler.timesteps, list(noise.generators)
-    planned = plan_rows(guidances, 0.0)
-    context = conditioning.context(planned)
-    for step, timestep in enumerate(timesteps):
-        rows = plan_rows(guidances, step / len(timesteps))
-        if rows != planned:
-            # the plan changes only where somebody's interval begins or ends
-            planned, context = rows, conditioning.context(rows)
+    plans = [plan_rows(guidances, step / len(timesteps)) for step in range(len(timesteps))]
+    # the plan changes only where somebody's interval begins or ends: all that is told is laid out once for each
+    laid = {rows: (place_rows(rows, len(latents), latents.device), conditioning.context(rows)) for rows in set(plans)}
+    for step, (timestep, rows) in enumerate(zip(timesteps, plans, strict=True)):
+        placed, context = laid[rows]
         scaled = scheduler.scale_model_input(latents, timestep)
-        prediction = predict(scaled[list(rows.items)], timestep, context)
-        guided = combine(prediction, rows, len(latents))
+        guided = combine(predict(scaled[placed.items], timestep, context), placed)
         latents = scheduler.step(guided, timestep, latents, generator=generators, return_dict=False)[0]
         on_step(step + 1, len(timesteps))
     return latents

@@ -1,4 +1,4 @@
-"""Stored tensors into memory, one after the other: a load never holds more than the weights and one tensor."""
+"""Tensors to and from where they are computed. A load never holds more than the weights and one tensor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,3 +79,19 @@ def _check_numbers(name: str, raw: Tensor, dtype: torch.dtype, what: str) -> Non
     if not ends.to(dtype).isfinite().all():
         kind = str(dtype).removeprefix("torch.")
         raise BadInput(f"{what}: {name} holds a value too large for {kind}; use bfloat16 or float32")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor on the device. To a GPU it goes from pinned memory, so that nobody waits for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def to_host(tensor: Tensor) -> np.ndarray:
+    """Return a tensor of any device as an array. From a GPU it comes in pinned memory, at the full rate of the bus."""
+    if tensor.device.type != "cuda":
+        return np.asarray(tensor.numpy())
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    # of this stream only: another thread's work is not waited for
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return np.asarray(host.numpy())

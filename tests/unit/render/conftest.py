@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from face0_worker.render.pipeline import Pipeline
 from tests.fakes import write_tiny_model
@@ -32,3 +34,12 @@ def tiny_sdxl(sdxl_folder: Path) -> Pipeline:
 def tiny(tiny_folder: Path) -> Pipeline:
     """The tiny model on the CPU in float32, freshly loaded."""
     return Pipeline.load(tiny_folder, digest="d" * 64, device="cpu", precision="float32")
+
+
+@pytest.fixture(autouse=True)
+def one_core() -> Iterator[None]:
+    """Let all rows go in one call of the UNet, so that a test may count them: see cores.py."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -97,8 +97,9 @@ def test_with_the_override_off_pictures_are_those_of_stock_diffusers(
 ) -> None:
     folder = folder_of(*model, 0)
     ours = load(folder)
-    # from pure noise, diffusers' own Euler rounds by 5e-4 in four steps and 5e-5 in twenty; test_euler.py has the proof
-    steps = 20 if sampler.startswith("euler") and model == PURE_NOISE else 4
+    # from pure noise, diffusers' own Euler rounds by 5e-4 in four steps and, by the CPU, by 5e-5 to 1.1e-4 in twenty;
+    # test_euler.py has the proof
+    steps = 50 if sampler.startswith("euler") and model == PURE_NOISE else 4
     items = [replace(item, sampler=sampler, steps=steps) for item in ITEMS]
     said = {"prompt": [item.prompt for item in items], "negative_prompt": [item.negative_prompt for item in items]}
     wanted = stock(folder, items, ours, **said)

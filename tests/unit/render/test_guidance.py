@@ -9,8 +9,9 @@ import torch
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance
-from face0_worker.render.guidance import Branch, Rows, check_guidance, coefficients, combine, plan_rows
+from face0_worker.render.guidance import Branch, Rows, check_guidance, coefficients, combine, place_rows, plan_rows
 
+CPU = torch.device("cpu")
 REGIMES = {
     "photographs": (Guidance(w=7.5, c=1.0), {Branch.JOINT, Branch.NONE}),
     "stylised": (Guidance(w=7.5, c=0.6, a=0.0), {Branch.JOINT, Branch.TEXT, Branch.NONE}),
@@ -42,7 +43,7 @@ def test_the_combination_is_the_papers_formula(regime: str) -> None:
 
     rows = plan_rows([guidance], 0.5)
     by_branch = torch.stack([joint, face, text, none])
-    got = combine(by_branch[list(rows.branches)], rows, 1)[0]
+    got = combine(by_branch[list(rows.branches)], place_rows(rows, 1, CPU))[0]
 
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
@@ -62,17 +63,17 @@ def test_coefficients_of_an_item_sum_to_one() -> None:
 
 def test_a_broken_prediction_stays_with_its_item() -> None:
     rows = plan_rows([Guidance(w=3.0), Guidance(w=3.0)], 0.0)
-    predictions = torch.ones(4, 2, 2)
+    predictions = torch.ones(4, 1, 2, 2)
     predictions[0] = torch.nan
-    guided = combine(predictions, rows, 2)
+    guided = combine(predictions, place_rows(rows, 2, CPU))
     assert guided[0].isnan().all()
-    torch.testing.assert_close(guided[1], torch.ones(2, 2))
+    torch.testing.assert_close(guided[1], torch.ones(1, 2, 2))
 
 
 def test_combination_is_done_in_float32() -> None:
     rows = Rows((0, 0), (Branch.JOINT, Branch.NONE), (7.5, -6.5))
-    predictions = torch.tensor([[1.0078125], [1.0]], dtype=torch.bfloat16)
-    guided = combine(predictions, rows, 1)
+    predictions = torch.tensor([1.0078125, 1.0], dtype=torch.bfloat16).reshape(2, 1, 1, 1)
+    guided = combine(predictions, place_rows(rows, 1, CPU))
     assert guided.dtype is torch.float32
     assert guided.item() == pytest.approx(7.5 * 1.0078125 - 6.5, abs=1e-6)
 

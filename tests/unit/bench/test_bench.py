@@ -1,0 +1,136 @@
+"""`face0-worker bench`: every line of it on tiny models, and what its numbers mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from face0_worker.bench import run as bench_run
+from face0_worker.bench.command import bench
+from face0_worker.bench.hardware import count_flops, matmul_peak, peak_memory
+from face0_worker.bench.report import Report, compare
+from face0_worker.bench.sides import LIMITED, PLAIN, engine, items_for, stock
+from face0_worker.bench.subjects import SMALL, random_model
+from face0_worker.render.pipeline import Pipeline
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The rows of one run over tiny models of both shapes, by name; nothing is compiled, but its rows are measured."""
+    out = tmp_path_factory.mktemp("out")
+    patched = pytest.MonkeyPatch()
+    patched.setattr(Pipeline, "compile", lambda self: None)
+    said = ["--device", "cpu", "--precision", "float32", "--small", "--models", "sd15,sdxl", "--compile"]
+    ended = CliRunner().invoke(bench, [*said, "--rounds", "1", "--steps", "4", "--batch", "4", "--out", str(out)])
+    patched.undo()
+    assert ended.exit_code == 0, ended.output
+    report = json.loads((out / "bench.json").read_text())
+    assert report["device"]
+    assert report["commit"]
+    return {row["name"]: row for row in report["rows"]}
+
+
+def test_each_row_has_the_form_that_readers_expect(rows: dict[str, dict[str, Any]]) -> None:
+    assert len(rows) == 5 + 1 + 3 + 5
+    for row in rows.values():
+        assert set(row) == {"name", "a", "b", "ratio", "spread", "unit", "about"}
+        assert row["a"] > 0
+        assert row["b"] > 0
+        assert row["ratio"] == pytest.approx(row["a"] / row["b"], rel=0.01)
+
+
+def test_a_limited_interval_is_said_with_the_evaluations_that_it_takes(rows: dict[str, dict[str, Any]]) -> None:
+    name = "small SD 1.5 shape: this engine in batches of 4, limited interval / diffusers in batches of 4"
+    about = rows[name]["about"]
+    # of four steps, at 0, 1/4, 1/2 and 3/4, two lie within [0.2, 0.7)
+    assert about["a"]["evaluations_per_picture"] == 6
+    assert about["b"]["evaluations_per_picture"] == 8
+    assert about["a"]["flops"] < about["b"]["flops"]
+    for side in about["a"], about["b"]:
+        assert side["peak_memory_gib"] > 0
+        assert 0 < side["share_of_matmul_peak"] < 1
+
+
+def test_both_sides_make_the_same_picture() -> None:
+    subject = random_model(SMALL, CPU, "float32")
+    items = items_for(subject, 2, 3, PLAIN)
+    # nobody's face: diffusers knows none
+    torch.testing.assert_close(
+        torch.from_numpy(engine(subject, faces=False)(items)),
+        torch.from_numpy(stock(subject)(items)),
+        atol=0.02,
+        rtol=0,
+    )
+
+
+def test_items_differ_in_prompt_and_seed_and_ask_for_what_the_side_does() -> None:
+    subject = random_model(SMALL, CPU, "float32")
+    items = items_for(subject, 16, 3, LIMITED, 100)
+    assert len({(item.prompt, item.seed) for item in items}) == 16
+    assert {item.guidance for item in items} == {LIMITED}
+
+
+def test_a_report_is_whole_after_every_row(tmp_path: Path) -> None:
+    report = Report(tmp_path, device="here", commit="abc")
+    assert json.loads((tmp_path / "bench.json").read_text()) == {"device": "here", "commit": "abc", "rows": []}
+    said = report.add(compare("one / other", [(2.0, 1.0), (6.0, 2.0), (4.0, 1.0)], "pictures/s"))
+    assert said == "one / other: 4 / 1 pictures/s = 3 (spread 2)"
+    [row] = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert (row["a"], row["b"], row["ratio"], row["spread"]) == (4, 1, 3, 2)
+
+
+def test_the_operations_of_a_product_and_of_attention_are_counted() -> None:
+    one, other = torch.ones(8, 16), torch.ones(16, 32)
+    assert count_flops(lambda: one @ other) == 2 * 8 * 16 * 32
+    query = torch.ones(1, 2, 10, 4)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    assert count_flops(lambda: attention(query, query, query)) == 2 * 2 * (2 * 10 * 10 * 4)
+
+
+def test_the_peak_of_memory_is_that_of_the_call() -> None:
+    small = peak_memory(CPU, lambda: torch.zeros(1))
+    large = peak_memory(CPU, lambda: torch.ones(64, 2**20))
+    assert large - small == pytest.approx(0.25, abs=0.05)
+
+
+def test_the_peak_of_matrix_products_is_a_speed() -> None:
+    assert 1e9 < matmul_peak(CPU, torch.float32) < 1e14
+
+
+def test_a_model_that_is_not_known_is_refused() -> None:
+    ended = CliRunner().invoke(bench, ["--device", "cpu", "--models", "sd14"])
+    assert ended.exit_code == 2
+    assert "sd14" in ended.output
+
+
+def test_measuring_in_the_order_of_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Spy:
+        def shipped(self) -> str:
+            return "shipped"
+
+        def random(self, shape: Any) -> str:
+            return str(shape.name)
+
+        def against_diffusers(self, subject: str) -> None:
+            order.append(subject)
+
+        def invariance(self, subject: str) -> None:
+            pass
+
+        def compiled(self, subject: str) -> None:
+            order.append(f"{subject} compiled")
+
+        def shorter(self) -> Spy:
+            return self
+
+    bench_run.run(Spy(), ("sdxl", "sd15", "shipped"), compiled=True)  # type: ignore[arg-type]
+    assert order == ["SD 1.5 shape", "shipped", "SD 1.5 shape compiled", "SDXL shape"]
