@@ -46,7 +46,7 @@ def write_tiny_model(
     from face0_worker.render.conditioning import FaceMapper
 
     folder.mkdir(parents=True, exist_ok=True)
-    words = _write_tokenizer(folder / "tokenizer", "!" if kind == "sd2" else "<|endoftext|>")
+    words = write_tokenizer(folder / "tokenizer", "!" if kind == "sd2" else "<|endoftext|>")
     # SD 2.1 predicts velocity without being trained to pure noise
     scheduler = _scheduler(prediction_type, zero_snr=prediction_type == "v_prediction" and kind != "sd2")
     ends = {"vocab_size": words, "bos_token_id": words - 2, "eos_token_id": words - 1}
@@ -69,15 +69,16 @@ def write_tiny_model(
         model.save_pretrained(folder / part)
     if second is not None:
         second.save_pretrained(folder / "text_encoder_2")
-        _write_tokenizer(folder / "tokenizer_2", "!")
+        write_tokenizer(folder / "tokenizer_2", "!")
     (folder / "face0").mkdir(exist_ok=True)
     save_file(mapper.state_dict(), folder / "face0" / "mapper.safetensors")
-    _write_json(folder / "face0" / "face0.json", _card(name, embedder_digest, dimension, tokens, steps, size))
-    _write_json(folder / "model_index.json", _INDEX_XL if kind == "sdxl" else _INDEX)
+    card = card_json(name, embedder_digest, dimension=dimension, tokens=tokens, steps=steps, size=size)
+    write_json(folder / "face0" / "face0.json", card)
+    write_json(folder / "model_index.json", INDEX_XL if kind == "sdxl" else INDEX)
     return folder
 
 
-_INDEX: dict[str, Any] = {
+INDEX: dict[str, Any] = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
@@ -89,8 +90,8 @@ _INDEX: dict[str, Any] = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-_INDEX_XL: dict[str, Any] = {
-    **{name: value for name, value in _INDEX.items() if "safety_checker" not in name},
+INDEX_XL: dict[str, Any] = {
+    **{name: value for name, value in INDEX.items() if "safety_checker" not in name},
     "_class_name": "StableDiffusionXLPipeline",
     "force_zeros_for_empty_prompt": True,
     "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
@@ -176,7 +177,8 @@ def _scheduler(prediction_type: str, *, zero_snr: bool) -> Any:
     )
 
 
-def _card(name: str, digest: str, dimension: int, tokens: int, steps: int, size: int) -> dict[str, Any]:
+def card_json(name: str, digest: str, *, dimension: int, tokens: int, steps: int, size: int) -> dict[str, Any]:
+    """Return what `face0/face0.json` of a model with random weights says."""
     return {
         "format": 1,
         "name": name,
@@ -191,20 +193,25 @@ def _card(name: str, digest: str, dimension: int, tokens: int, steps: int, size:
     }
 
 
-def _write_tokenizer(folder: Path, pad: str) -> int:
-    """Write a CLIPTokenizer of CLIP's 256 bytes and a few merges; return the number of its tokens. `pad` fills up."""
+def write_tokenizer(folder: Path, pad: str, vocabulary: int = 0) -> int:
+    """Write a CLIPTokenizer of CLIP's 256 bytes and a few merges; return the number of its tokens. `pad` fills up.
+
+    `vocabulary`: how many tokens there are at least; those that no text has make up the number.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(byte) for byte in _LETTERS] + [chr(256 + number) for number in range(256 - len(_LETTERS))]
     merges = ["r e", "re d</w>", "b l", "u e</w>", "bl ue</w>", "i n", "t h"]
     tokens = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+    tokens += [f"<|unused{number}|>" for number in range(vocabulary - len(tokens) - 2)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    _write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
+    write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", "utf-8")
     special = {"bos_token": tokens[-2], "eos_token": tokens[-1], "unk_token": tokens[-1], "pad_token": pad}
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}
-    _write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
     return len(tokens)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a file of a model folder."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,30 +116,51 @@ def _packaged(package: str, file: str) -> Path:
 def load_pack(folder: Path | None) -> FacePack:
     """Return the pack at `folder`, or `face0_lite` when None. A pack without `pack.json` is of unknown licence.
 
-    insightface's own zips unzip into a nested folder of the same name; that one is taken.
+    insightface's own zips unzip into one more folder; where a single folder inside holds the models, it is taken.
 
-    Raises: ModelMissing: no ONNX file there, or a file is not the one that was built.
+    Raises: ModelMissing: no ONNX file there, a manifest that makes no sense, or a file is not the one that was built.
     """
     where = build_lite() if folder is None else folder.expanduser().absolute()
-    nested = where / where.name
-    if not list(where.glob("*.onnx")) and list(nested.glob("*.onnx")):
-        where = nested
+    if where.is_dir() and not list(where.glob("*.onnx")):
+        nested = {path.parent for path in where.glob("*/*.onnx")}
+        where = nested.pop() if len(nested) == 1 else where
     if not list(where.glob("*.onnx")):
         raise ModelMissing(f"face pack folder {where} holds no ONNX file; FACE0_PACK must name an insightface pack")
     about = where / "pack.json"
-    facts = json.loads(about.read_text()) if about.is_file() else {}
-    for name, digest in facts.get("files", {}).items():
+    facts, mean = _read_manifest(about)
+    for name, digest in facts["files"].items():
         if not (where / name).is_file() or _sha256(where / name) != digest:
             raise ModelMissing(f"face pack {where} is damaged ({name}); delete the folder and run `face0 init`")
-    dimension, crop = int(facts.get("dimension", 512)), str(facts.get("crop", ALIGNED))
-    if crop not in (ALIGNED, MARGINS):
-        raise ModelMissing(f"face pack {where} asks for the crop {crop!r}; {ALIGNED} and {MARGINS} are known")
+    if facts["crop"] not in (ALIGNED, MARGINS):
+        raise ModelMissing(f"face pack {where} asks for the crop {facts['crop']!r}; {ALIGNED} and {MARGINS} are known")
     return FacePack(
         folder=where,
-        name=facts.get("name", where.name),
-        digest=facts.get("digest") or digest_folder(where),
-        licence=facts.get("licence", "unknown (insightface's own packs: non-commercial research only)"),
-        dimension=dimension,
-        mean=np.asarray(facts.get("mean", [0.0] * dimension), np.float32),
-        crop=crop,
+        name=facts["name"] or where.name,
+        digest=facts["digest"] or digest_folder(where),
+        licence=facts["licence"] or "unknown (insightface's own packs: non-commercial research only)",
+        dimension=facts["dimension"],
+        mean=mean,
+        crop=facts["crop"],
     )
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Return what a pack's manifest says, with what holds where it is silent, and its mean.
+
+    Raises: ModelMissing: it can't be read, or a field is of the wrong kind.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        facts: dict[str, Any] = {name: str(data.get(name) or "") for name in ("name", "digest", "licence")}
+        facts |= {"dimension": int(data.get("dimension", 512)), "crop": str(data.get("crop", ALIGNED))}
+        facts["files"] = {str(name): str(digest) for name, digest in data.get("files", {}).items()}
+        mean = np.asarray(data.get("mean", [0.0] * facts["dimension"]), np.float32)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelMissing(
+            f"{path} makes no sense ({type(error).__name__}); correct it as docs/photos.md says"
+        ) from error
+    if mean.shape != (facts["dimension"],) or not np.isfinite(mean).all():
+        raise ModelMissing(
+            f'{path} makes no sense: "mean" has shape {mean.shape}, {facts["dimension"]} finite numbers are needed'
+        )
+    return facts, mean

@@ -64,6 +64,47 @@ def test_one_of_several_faces_can_be_meant_by_size_or_by_place(embedder: Embedde
             embedder.embed_photo(photo, unknown)
 
 
+@pytest.mark.parametrize("side", [112, 640, 1200])
+@pytest.mark.parametrize("margin", [0.1, 0.0, -0.1])
+def test_a_photo_that_shows_nothing_but_the_face_is_taken(
+    embedder: Embedder, astronaut: Image.Image, side: int, margin: float
+) -> None:
+    (whole,) = embedder.find(astronaut)
+    left, top, right, bottom = whole.box
+    x, y = margin * (right - left), margin * (bottom - top)
+    tight = astronaut.crop((round(left - x), round(top - y), round(right + x), round(bottom + y)))
+    found = embedder.embed_photo(encoded(tight.resize((side, side * 5 // 4)), "PNG"))
+    assert embedder.similarity(whole.embedding, found.embedding) > 0.7
+    # in the picture's own pixels, the border taken off again
+    assert 0.7 * side < found.width < 1.5 * side
+
+
+def test_what_is_missed_at_640_is_looked_for_at_256_in_a_photo_and_not_in_a_rendered_picture(
+    embedder: Embedder, astronaut: Image.Image
+) -> None:
+    class Blind:
+        """The pack's detector, which sees nothing above 256 px."""
+
+        def __init__(self) -> None:
+            self.asked: list[int] = []
+
+        def detect(self, picture: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+            self.asked.append(input_size[0])
+            boxes, points = embedder._detector.detect(picture, input_size=input_size)
+            return (boxes, points) if input_size[0] <= 256 else (boxes[:0], points[:0])
+
+    blind = Embedder.__new__(Embedder)
+    blind.pack, blind._recogniser, blind._detector = embedder.pack, embedder._recogniser, Blind()
+    photo = astronaut.resize((1200, 1200))
+    (found,) = blind.find(photo, thorough=True)
+    assert blind._detector.asked == [640, 256]
+    (wanted,) = embedder.find(photo)
+    assert embedder.similarity(found.embedding, wanted.embedding) > 0.8
+    assert blind.find(photo) == []
+    assert blind._detector.asked == [640, 256, 640]
+    assert blind.embed_photo(encoded(photo, "JPEG")).width == pytest.approx(wanted.width, rel=0.1)
+
+
 def test_a_small_face_is_refused_with_its_width(embedder: Embedder, astronaut: Image.Image) -> None:
     small = Image.new("RGB", (400, 400), "grey")
     small.paste(astronaut.crop((150, 0, 310, 230)).resize((40, 58), Image.Resampling.LANCZOS), (180, 170))
@@ -137,3 +178,9 @@ def test_a_pack_can_ask_for_the_papers_margins(embedder: Embedder, astronaut: Im
     assert found.embedding.tolist() == [1.0] * 128
     # the crop holds the face: the detector finds it there as well
     assert len(embedder.find(Image.fromarray(np.ascontiguousarray(seen.crop[:, :, ::-1])))) == 1
+
+
+def test_between_two_photos_no_thread_of_the_pack_spins_on_a_core_that_renders(embedder: Embedder) -> None:
+    for model in embedder._detector, embedder._recogniser:
+        entry = model.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning")
+        assert entry == "0"

@@ -66,6 +66,40 @@ def test_insightfaces_own_layouts_load_by_folder(tmp_path: Path, pack: FacePack,
     assert face.embedding.shape == (512,)
 
 
+def test_a_pack_one_folder_too_deep_is_found_under_any_name_and_two_are_not_guessed(
+    tmp_path: Path, pack: FacePack
+) -> None:
+    write_pack(tmp_path / "mine" / "antelopev2", "antelopev2", pack)
+    assert load_pack(tmp_path / "mine").name == "antelopev2"
+    write_pack(tmp_path / "mine" / "buffalo_l", "buffalo_l", pack)
+    with pytest.raises(ModelMissing, match="no ONNX file"):
+        load_pack(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{not json", "makes no sense"),
+        ("[]", "makes no sense"),
+        ('{"dimension": "many"}', "makes no sense"),
+        ('{"dimension": null}', "makes no sense"),
+        ('{"files": ["det.onnx"]}', "makes no sense"),
+        ('{"mean": "zero"}', "makes no sense"),
+        ('{"mean": [0.5, 0.5]}', r"shape \(2,\), 512 finite numbers"),
+        (f'{{"mean": {[float("nan")] * 512}}}'.replace("nan", "NaN"), "512 finite numbers"),
+        ('{"files": {"w600k_r50.onnx": "0000"}}', r"damaged \(w600k_r50.onnx\)"),
+        ('{"files": {"gone.onnx": "0000"}}', r"damaged \(gone.onnx\)"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_one_sentence(
+    tmp_path: Path, pack: FacePack, written: str, said: str
+) -> None:
+    folder = write_pack(tmp_path / "p", "buffalo_l", pack)
+    (folder / "pack.json").write_text(written)
+    with pytest.raises(ModelMissing, match=said):
+        load_pack(folder)
+
+
 def test_a_manifest_tells_licence_dimension_and_mean(tmp_path: Path, pack: FacePack) -> None:
     folder = write_pack(tmp_path / "ours", "buffalo_l", pack, dimension=64)
     about = {"name": "ours", "licence": "ours alone", "dimension": 64, "mean": [0.5] * 64}
