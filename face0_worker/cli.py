@@ -9,7 +9,11 @@ from typing import NoReturn
 
 import click
 
+from face0_worker.bench.command import bench
 from face0_worker.commandline import EXIT_CODES, chosen_settings, run_group, setting_options
+from face0_worker.evaluate_command import add_evaluate_command
+from face0_worker.learn.people.command import add_people_command
+from face0_worker.learn.train_commands import add_train_commands
 from face0_worker.model_commands import add_model_commands
 from face0_worker.settings import Settings, load_settings
 
@@ -60,39 +64,23 @@ def model() -> None:
 add_model_commands(model, _settings)
 
 
-@commands.command()
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with people.jsonl and pictures.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write; resumes from it.")
-@click.option("--vae-steps", default=4000, show_default=True, help="Steps of the VAE, where there is none yet.")
-@click.option("--steps", default=8000, show_default=True, help="Optimiser steps of the denoiser, over all sittings.")
-@click.option("--minutes", default=90.0, show_default=True, help="Time for this sitting.")
-@click.option("--crop", default=None, help="left,top,right,bottom of every picture, in its pixels.")
-def train(data: Path, out: Path, vae_steps: int, steps: int, minutes: float, crop: str | None) -> None:
-    """Train a small model from captioned portraits: VAE, then text encoder, denoiser and FaceMapper."""
-    from face0_worker.learn.small_model import train_small
-
-    box = None if crop is None else _box(crop)
-    train_small(data, out, vae_steps=vae_steps, steps=steps, minutes=minutes, crop=box, say=click.echo)
+commands.add_command(bench)
+add_people_command(commands)
+add_train_commands(commands)
 
 
 @commands.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with people.jsonl and pictures.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write: characters.json of a pack.")
-@click.option("--crop", default=None, help="left,top,right,bottom of every picture, in its pixels.")
 @click.pass_context
-def characters(ctx: click.Context, data: Path, out: Path, crop: str | None) -> None:
+def characters(ctx: click.Context, data: Path, out: Path) -> None:
     """Fit the mixture that `face0 character new` draws from, to portraits seen by this machine's face pack."""
     from face0_worker.learn.characters import fit_portraits
 
-    fit_portraits(data, out, pack=_settings(ctx).pack, crop=None if crop is None else _box(crop), say=click.echo)
+    fit_portraits(data, out, pack=_settings(ctx).pack, say=click.echo)
 
 
-def _box(text: str) -> tuple[int, int, int, int]:
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        raise click.BadParameter(f"{text!r} is not left,top,right,bottom", param_hint="--crop")
-    left, top, right, bottom = (int(part) for part in parts)
-    return left, top, right, bottom
+add_evaluate_command(commands, _settings)
 
 
 if __name__ == "__main__":

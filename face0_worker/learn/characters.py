@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ from sklearn.mixture import GaussianMixture
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.faces.characters import Mixture, Recipe, character
-from face0_worker.faces.embed import Embedder
-from face0_worker.faces.packs import load_pack
-from face0_worker.learn.dataset import is_held_out, load_portraits
-from face0_worker.learn.small_model import SIZE, embed_portraits
+from face0_worker.learn.dataset import is_held_out, read_index
+from face0_worker.learn.seen_faces import faces_of
 
 EXPLAINED = 0.95  # of the variance, by the Gaussians; the rest is isotropic
 COMPONENTS = (1, 2, 4, 8, 16)
@@ -80,20 +77,14 @@ def compare(mixture: Mixture, faces: np.ndarray, people: Sequence[str], count: i
     return {name: round(float(value), 3) for name, value in told.items()}
 
 
-def fit_portraits(
-    data: Path,
-    out: Path,
-    *,
-    pack: Path | None,
-    crop: tuple[int, int, int, int] | None,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Fit to the portraits of a folder and write the mixture to the file `out`. Raises: as fit_mixture; BadInput."""
-    portraits = load_portraits(data, SIZE, crop)
-    embedder = Embedder.open(load_pack(pack))
-    with tempfile.TemporaryDirectory() as work:
-        faces = embed_portraits(portraits, embedder, Path(work) / "faces.npy", say)
-    mixture, about = fit_mixture(faces, portraits.people, embedder.pack.digest)
-    about["drawn"] = compare(mixture, faces, portraits.people)
+def fit_portraits(data: Path, out: Path, *, pack: Path | None, say: Callable[[str], None] = print) -> None:
+    """Fit to the portraits of a folder and write the mixture to the file `out`.
+
+    Raises: BadInput: as fit_mixture, read_index and faces_of. ModelMissing: as load_pack.
+    """
+    seen = faces_of(data, pack, say)
+    people = [line.person for line in read_index(data)]
+    mixture, about = fit_mixture(seen.embeddings, people, str(seen.embedder["digest"]))
+    about["drawn"] = compare(mixture, seen.embeddings, people)
     out.write_text(json.dumps(mixture.to_json(), separators=(",", ":")) + "\n", encoding="utf-8")
     say(f"wrote {out}: {len(mixture.weights)} Gaussians in {len(mixture.basis)} dimensions; {about}")

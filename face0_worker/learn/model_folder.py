@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from face0_worker.contract.errors import BadInput
 from face0_worker.render.clip_words import byte_letters, clip_merges
 from face0_worker.render.conditioning import FaceMapper
 
-TEXT_WIDTH = 256
 FACE_TOKENS = 3
 MERGES = 3000  # of CLIP's 48,894: every text still has tokens, rare words just have more of them
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a model is. `size` is the pictures' side in pixels; the VAE makes them eight times smaller.
+
+    `vae` and `unet` are channels from the outside in, `text_width` is that of the context, a multiple of 64;
+    `groups` divides every channel of the UNet, `vae_groups` those of the VAE.
+    """
+
+    size: int = 256
+    vae: tuple[int, int, int, int] = (32, 48, 96, 96)
+    latents: int = 8
+    unet: tuple[int, int, int] = (96, 160, 192)
+    text_width: int = 256
+    text_layers: int = 2
+    mapper_width: int = 512
+    groups: int = 32
+    vae_groups: int = 8
+
+
+SMALL = Shape()
+# for tests: every part is real and none is good
+TOY = Shape(64, (8, 8, 16, 16), 8, (32, 32, 32), 64, 1, 64, 8, 4)
 
 SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -31,18 +58,39 @@ SCHEDULER = {
     "clip_sample": False,
     "set_alpha_to_one": True,
 }
-UNET = {
-    "sample_size": 16,
-    "in_channels": 8,
-    "out_channels": 8,
-    "block_out_channels": (96, 160, 160),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "cross_attention_dim": TEXT_WIDTH,
-    "attention_head_dim": (3, 5, 5),  # diffusers' name for the number of heads
-    "norm_num_groups": 32,
-}
+
+
+def vae_config(shape: Shape) -> dict[str, Any]:
+    """Return the VAE's config; purely convolutional, so that pictures of any size decode alike."""
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": shape.vae,
+        "layers_per_block": 1,
+        "latent_channels": shape.latents,
+        "norm_num_groups": shape.vae_groups,
+        "mid_block_add_attention": False,
+        "sample_size": shape.size,
+    }
+
+
+def unet_config(shape: Shape) -> dict[str, Any]:
+    """Return the UNet's config: attention at the lower two of three levels, heads of 32."""
+    return {
+        "sample_size": shape.size // 8,
+        "in_channels": shape.latents,
+        "out_channels": shape.latents,
+        "block_out_channels": shape.unet,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": shape.text_width,
+        "attention_head_dim": tuple(channels // 32 for channels in shape.unet),  # diffusers' name for the number
+        "norm_num_groups": shape.groups,
+        "use_linear_projection": True,
+    }
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -62,14 +110,44 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def new_parts(tokenizer: CLIPTokenizer, face_dimension: int) -> torch.nn.ModuleDict:
+def read_tokenizer(folder: Path, start: Path | None = None) -> CLIPTokenizer:
+    """Return the tokenizer in `folder`, made there first: that of the model folder `start`, or a new one.
+
+    Raises: ModelMissing: as write_tokenizer.
+    """
+    if not folder.is_dir() and start is not None:
+        shutil.copytree(start / "tokenizer", folder)
+    if not (folder / "vocab.json").is_file():
+        return write_tokenizer(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer
+
+
+def load_parts(folder: Path, parts: torch.nn.ModuleDict) -> None:
+    """Give `parts` the weights of a model folder that `write_model` wrote.
+
+    Raises: BadInput: the folder is of another shape, or is not one.
+    """
+    try:
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True)
+        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True)
+        parts["unet"].load_state_dict(unet.state_dict())
+        parts["text_encoder"].load_state_dict(text_encoder.state_dict())
+        parts["mapper"].load_state_dict(load_file(folder / "face0" / "mapper.safetensors"))
+    except (OSError, RuntimeError, KeyError) as error:
+        raise BadInput(
+            f"{folder} can't be trained on: it is not a model of this shape ({type(error).__name__})"
+        ) from error
+
+
+def new_parts(tokenizer: CLIPTokenizer, face_dimension: int, shape: Shape = SMALL) -> torch.nn.ModuleDict:
     """Return the untrained `unet`, `text_encoder` and `mapper` of a small model."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=3 * TEXT_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        hidden_size=shape.text_width,
+        intermediate_size=3 * shape.text_width,
+        num_hidden_layers=shape.text_layers,
+        num_attention_heads=shape.text_width // 64,
         max_position_embeddings=77,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -77,23 +155,25 @@ def new_parts(tokenizer: CLIPTokenizer, face_dimension: int) -> torch.nn.ModuleD
     )
     return torch.nn.ModuleDict(
         {
-            "unet": UNet2DConditionModel(**UNET),
+            "unet": UNet2DConditionModel(**unet_config(shape)),
             "text_encoder": CLIPTextModel(text),
-            "mapper": FaceMapper(face_dimension, FACE_TOKENS, TEXT_WIDTH),
+            "mapper": FaceMapper(face_dimension, FACE_TOKENS, shape.text_width, shape.mapper_width),
         }
     )
 
 
 def write_model(folder: Path, parts: torch.nn.ModuleDict, facts: dict[str, Any]) -> None:
-    """Write the trained parts in half precision, the scheduler and `face0/` beside the VAE and tokenizer there."""
-    half = {name: part.to(torch.float16) for name, part in parts.items()}
-    unet: Any = half["unet"]
-    text_encoder: Any = half["text_encoder"]
-    unet.save_pretrained(folder / "unet")
-    text_encoder.save_pretrained(folder / "text_encoder")
+    """Write the trained parts in half precision, the scheduler and `face0/` beside the VAE and tokenizer there.
+
+    The parts themselves stay as they are.
+    """
+    for name in ("unet", "text_encoder"):
+        half: Any = copy.deepcopy(parts[name]).to("cpu", torch.float16)
+        half.save_pretrained(folder / name)
     DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
     (folder / "face0").mkdir(exist_ok=True)
-    weights = {name: value.contiguous() for name, value in half["mapper"].state_dict().items()}
+    mapper = parts["mapper"].state_dict()
+    weights = {name: value.to("cpu", torch.float16).contiguous() for name, value in mapper.items()}
     save_file(weights, folder / "face0" / "mapper.safetensors")
     (folder / "face0" / "face0.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     index = {

@@ -2,215 +2,196 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
-from safetensors.torch import load_file, save_file
+from diffusers import DDIMScheduler
 from torch import Tensor
-from transformers import CLIPTokenizer
 
-from face0_worker.learn.autoencoder import to_unit
-from face0_worker.learn.dataset import Portraits
-from face0_worker.learn.model_folder import SCHEDULER, new_parts
+from face0_worker.learn.corpus import Batch, Corpus, Mix, draw
+from face0_worker.learn.model_folder import SCHEDULER
+from face0_worker.learn.pace import MEASURED_STEPS, Pace
 from face0_worker.render.conditioning import override_tokens
 
-CHECKPOINT_S = 240.0
+STATE = "training.pt"
+LOSSES = "losses.jsonl"
+SAY_EVERY = 50
+WARM_STEPS = 20  # before the pace is measured: compiling, finding the fastest kernels
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """How long and how to train. `steps` counts optimiser steps over all sittings.
+    """How long and how to train. `steps` counts optimiser steps over all sittings; None: as many as the first
+    sitting has time for, planned once from the pace of its first steps.
 
-    `drop_*` are the chances that face, text or both are left out (as IP-Adapter-FaceID does, for guidance);
-    `other_view` is the chance that another picture of the same person is the condition.
+    The learning rate rises to `rate` over `warmup` steps and falls in a cosine to a hundredth of it. `min_snr` caps
+    the loss of nearly clean pictures (Hang et al. 2023, arXiv 2303.09556, in its form for velocity: at pure noise,
+    where colours are decided, the weight is one). Training state is written every `checkpoint_s` seconds.
     """
 
-    steps: int
-    batch: int = 32
-    rate: float = 5e-4
-    warmup: int = 200
-    ema: float = 0.998
-    drop_face: float = 0.10
-    drop_text: float = 0.08
-    drop_both: float = 0.08
-    other_view: float = 0.8
-    face_noise: float = 0.1
+    steps: int | None = None
+    rate: float = 6e-4
+    warmup: int = 300
+    ema: float = 0.999
+    min_snr: float = 5.0
+    weight_decay: float = 0.01
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What one step draws from. `latents` (2, n, c, h, w) float32: as they are and mirrored; `faces` (n, d)
-    float32 normalised, rows of zeros where no face was found; `views[i]` are the pictures of i's person."""
-
-    latents: Tensor
-    faces: np.ndarray
-    captions: tuple[str, ...]
-    views: tuple[np.ndarray, ...]
-
-
-@torch.no_grad()
-def encode_corpus(portraits: Portraits, faces: np.ndarray, vae: AutoencoderKL, cache: Path) -> Corpus:
-    """Encode every portrait, plain and mirrored, once; latents are scaled to unit variance and kept in `cache`."""
-    if cache.is_file():
-        latents = load_file(cache)["latents"]
-    else:
-        latents = torch.stack(
-            [
-                _encode(portraits.pixels, vae),
-                _encode(np.ascontiguousarray(portraits.pixels[:, :, ::-1]), vae),
-            ]
-        )
-        save_file({"latents": latents}, cache)
-    found = np.abs(faces).sum(axis=1) > 0
-    mine: dict[str, list[int]] = {}
-    for index, person in enumerate(portraits.people):
-        if found[index]:
-            mine.setdefault(person, []).append(index)
-    views = tuple(np.array(mine.get(person, []), dtype=np.int64) for person in portraits.people)
-    return Corpus(latents, faces, portraits.captions, views)
-
-
-def _encode(pixels: np.ndarray, vae: AutoencoderKL) -> Tensor:
-    parts = []
-    for start in range(0, len(pixels), 64):
-        batch = to_unit(pixels[start : start + 64]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            parts.append(vae.encode(batch).latent_dist.mode().float())
-    return (torch.cat(parts) * float(vae.config.scaling_factor)).contiguous()
-
-
-def vary_caption(caption: str, rng: np.random.Generator) -> str:
-    """Say the same in other words now and then, so that prompts need not follow one grammar to the letter."""
-    if rng.random() < 0.35 and " with " in caption:
-        start = caption.index(" with ")
-        caption = caption[:start] + caption[caption.index(" wearing ") :]
-    if rng.random() < 0.25:
-        caption = caption.replace("turtleneck", str(rng.choice(["sweater", "top", "jumper", "shirt"])))
-    if rng.random() < 0.15:
-        caption = caption.replace("a portrait of", str(rng.choice(["a photo of", "portrait of", "a picture of"])))
-    return caption.replace("grey", "gray") if rng.random() < 0.1 else caption
-
-
-def draw(corpus: Corpus, plan: TrainPlan, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
-    """Draw one batch: latents (b, c, h, w), captions, and face conditions (b, d) with zero rows for no face."""
-    chosen = rng.integers(corpus.latents.shape[1], size=plan.batch)
-    latents = corpus.latents[torch.from_numpy(rng.integers(2, size=plan.batch)), torch.from_numpy(chosen)]
-    captions, faces = [], np.zeros((plan.batch, corpus.faces.shape[1]), np.float32)
-    for row, index in enumerate(chosen):
-        lot = rng.random()
-        drop_both = lot < plan.drop_both
-        drop_face = drop_both or lot > 1 - plan.drop_face
-        drop_text = drop_both or plan.drop_both <= lot < plan.drop_both + plan.drop_text
-        captions.append("" if drop_text else vary_caption(corpus.captions[index], rng))
-        views = corpus.views[index]
-        if drop_face or not len(views):
-            continue
-        others = views[views != index]
-        use_other = len(others) and (index not in views or rng.random() < plan.other_view)
-        source = rng.choice(others) if use_other else (index if index in views else views[0])
-        faces[row] = corpus.faces[source] + plan.face_noise * rng.standard_normal(faces.shape[1])
-    return latents, captions, torch.from_numpy(faces)
-
-
-def face_weight(size: int) -> Tensor:
-    """Weight (size, size) of the loss: one, rising to two over the middle of the picture, where the face is."""
-    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    away = ((y - 0.45 * size) ** 2 + (x - 0.5 * (size - 1)) ** 2) / (0.2 * size) ** 2
-    return 1 + torch.exp(-away / 2)
+    compiled: bool = False
+    checkpoint_s: float = 60.0
+    mix: Mix = field(default_factory=Mix)
 
 
 class Trainer:
-    """One training run in a checkpoint folder; a killed run loses at most one checkpoint interval."""
+    """One training in a folder; a killed one loses at most one checkpoint interval.
 
-    def __init__(self, corpus: Corpus, tokenizer: CLIPTokenizer, plan: TrainPlan, folder: Path) -> None:
-        torch.manual_seed(plan.seed)
-        self.corpus, self.tokenizer, self.plan, self.folder = corpus, tokenizer, plan, folder
-        self.parts = new_parts(tokenizer, corpus.faces.shape[1])
+    `parts` (unet, text_encoder, mapper) lie on the corpus's device and are trained; `ema` are their averages. What a
+    step draws follows from the plan's seed and the number of the step alone, so a resumed training goes on as an
+    unbroken one would.
+    """
+
+    def __init__(self, corpus: Corpus, parts: torch.nn.ModuleDict, plan: TrainPlan, folder: Path) -> None:
+        self.corpus, self.plan, self.folder = corpus, plan, folder
+        self.parts = parts.to(corpus.device).train()
         unet: Any = self.parts["unet"]
         unet.to(memory_format=torch.channels_last)
-        self.ema = new_parts(tokenizer, corpus.faces.shape[1]).requires_grad_(False)
-        self.ema.load_state_dict(self.parts.state_dict())
-        self.optimiser = torch.optim.AdamW(self.parts.parameters(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.01)
-        self.schedule = DDIMScheduler(**SCHEDULER)
-        self.step, self.spent_s = 0, 0.0
+        self.ema = copy.deepcopy(self.parts).eval().requires_grad_(False)
+        self.denoise: Any = torch.compile(unet, dynamic=False) if plan.compiled else unet
+        self.optimiser = torch.optim.AdamW(
+            self.parts.parameters(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=True
+        )
+        clean = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(corpus.device)  # the share of the picture's power
+        self.signal, self.noise = clean.sqrt(), (1 - clean).sqrt()
+        self.time_weight = (plan.min_snr * (1 - clean)).clamp(max=1)  # min(snr + 1, gamma) / (snr + 1)
+        self.step, self.steps, self.spent_s = 0, plan.steps, 0.0
+        self.skipped = torch.zeros((), device=corpus.device)
+        self.generator = torch.Generator(corpus.device)
         self._resume()
 
     def _resume(self) -> None:
-        path = self.folder / "training.pt"
+        path = self.folder / STATE
         if path.is_file():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=self.corpus.device)
             self.parts.load_state_dict(state["parts"])
             self.ema.load_state_dict(state["ema"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.spent_s = state["step"], state["spent_s"]
+            self.step, self.steps, self.spent_s = state["step"], self.plan.steps or state["steps"], state["spent_s"]
+            self.skipped += state["skipped"]
 
     def checkpoint(self) -> None:
         """Write everything that resuming needs, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / "training.pt.new"
+        fresh = self.folder / (STATE + ".new")
         state = {"parts": self.parts.state_dict(), "ema": self.ema.state_dict(), "step": self.step}
-        torch.save({**state, "optimiser": self.optimiser.state_dict(), "spent_s": self.spent_s}, fresh)
-        fresh.replace(self.folder / "training.pt")
+        state |= {"optimiser": self.optimiser.state_dict(), "steps": self.steps, "spent_s": self.spent_s}
+        torch.save({**state, "skipped": float(self.skipped)}, fresh)
+        fresh.replace(self.folder / STATE)
 
     def rate(self) -> float:
-        """The learning rate now: linear warm-up, then a cosine down to a hundredth."""
-        part = min(1.0, self.step / self.plan.steps)
+        """The learning rate now: linear warm-up, then a cosine down to a hundredth; flat until steps are planned."""
+        part = min(1.0, self.step / self.steps) if self.steps else 0.0
         warm = min(1.0, (self.step + 1) / self.plan.warmup)
         return self.plan.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
 
-    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        """The noise-prediction loss of one batch in v form (Salimans and Ho 2022), averaged over pixels."""
-        latents, captions, faces = draw(self.corpus, self.plan, rng)
-        words = self.tokenizer(captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
-        noise = torch.randn(latents.shape, generator=generator)
-        times = torch.randint(1000, (len(latents),), generator=generator)
-        noisy = self.schedule.add_noise(latents, noise, times).contiguous(memory_format=torch.channels_last)
-        target = self.schedule.get_velocity(latents, noise, times)
-        known = (faces.abs().sum(dim=1) > 0).float()[:, None, None]
-        with torch.autocast("cpu", torch.bfloat16):
-            text = self.parts["text_encoder"](words.input_ids).last_hidden_state
-            context = override_tokens(text, self.parts["mapper"](faces).to(text.dtype) * known.to(text.dtype))
-            got = self.parts["unet"](noisy, times, context).sample
-        error = (got.float() - target).square() * face_weight(latents.shape[-1])
-        return torch.mean(error)
+    def loss(self, batch: Batch) -> Tensor:
+        """The noise-prediction loss in velocity form (Salimans and Ho 2022), weighted by time and place: a scalar."""
+        latents, device = batch.latents, self.corpus.device
+        noise = torch.randn(latents.shape, generator=self.generator, device=device)
+        # one time in each of b equal parts of the schedule: less spread between batches than b free draws
+        spread = torch.arange(len(latents), device=device) + torch.rand(
+            len(latents), generator=self.generator, device=device
+        )
+        times = (spread * (len(self.signal) / len(latents))).long().clamp(max=len(self.signal) - 1)
+        signal, share = (curve[times].reshape(-1, 1, 1, 1) for curve in (self.signal, self.noise))
+        noisy = (signal * latents + share * noise).contiguous(memory_format=torch.channels_last)
+        known = (batch.faces.abs().sum(dim=1) > 0)[:, None, None]
+        with torch.autocast(device.type, torch.bfloat16):
+            text = self.parts["text_encoder"](batch.words).last_hidden_state
+            face = self.parts["mapper"](batch.faces).to(text.dtype) * known
+            got = self.denoise(noisy, times, override_tokens(text, face), return_dict=False)[0]
+        error = (got.float() - (signal * noise - share * latents)).square()
+        weight = self.time_weight[times].reshape(-1, 1, 1, 1) * batch.weight
+        return torch.mean(error * weight)
 
-    def run(self, minutes: float, say: Callable[[str], None] = print) -> None:
-        """Train until the plan's steps are done or `minutes` of this sitting are over, then checkpoint."""
-        start = saved = time.monotonic()
-        before, recent = self.spent_s, 0.0
-        while self.step < self.plan.steps and time.monotonic() - start < 60 * minutes:
-            # seeded by the step: a resumed run draws what an unbroken one would have drawn
-            rng = np.random.default_rng((self.plan.seed, self.step))
-            generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + self.step)
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.rate()
-            loss = self.loss(rng, generator)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
-            self.optimiser.step()
-            self.step += 1
-            decay = min(self.plan.ema, (1 + self.step) / (10 + self.step))
-            with torch.no_grad():
-                for slow, fast in zip(self.ema.parameters(), self.parts.parameters(), strict=True):
-                    slow.lerp_(fast, 1 - decay)
-            recent = float(loss.detach()) if not recent else 0.98 * recent + 0.02 * float(loss.detach())
-            self.spent_s = before + time.monotonic() - start
-            if self.step % 50 == 0:
-                say(f"step {self.step} loss {recent:.4f} rate {self.rate():.1e} {self.spent_s / self.step:.2f} s/step")
-            if time.monotonic() - saved > CHECKPOINT_S:
+    def advance(self) -> Tensor:
+        """Do one step and return its loss; one whose gradients aren't finite changes nothing and is counted."""
+        self.generator.manual_seed(self.plan.seed * 1_000_003 + self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        loss = self.loss(draw(self.corpus, self.plan.mix, self.generator))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
+        broken = (~torch.isfinite(norm)).float()
+        # the flag with which torch's own GradScaler makes a fused optimiser leave a step out, without waiting
+        self.optimiser.found_inf = broken  # type: ignore[attr-defined]
+        self.optimiser.step()
+        self.skipped += broken
+        self.step += 1
+        decay = min(self.plan.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.parts.parameters()), 1 - decay)
+        return loss.detach()
+
+    def run(
+        self,
+        minutes: float,
+        say: Callable[[str], None] = print,
+        on_checkpoint: Callable[[Trainer], None] = lambda trainer: None,
+    ) -> None:
+        """Train until the planned steps are done or `minutes` of this sitting are over, then checkpoint.
+
+        `on_checkpoint` is called after each checkpoint but the last, with this trainer.
+        """
+        pace, before, saved = Pace(minutes, self.step + WARM_STEPS), self.spent_s, 0.0
+        total, count = torch.zeros((), device=self.corpus.device), 0
+        while not (self.steps is not None and self.step >= self.steps) and not pace.over():
+            total += self._advance_surely(say) if count == 0 and self.plan.compiled else self.advance()
+            count += 1
+            if self.steps is None and self.step in (pace.first, pace.first + MEASURED_STEPS):
+                float(total)  # waits for the device: these steps have really ended
+                self.steps = pace.plan(self.step)
+            self.spent_s = before + pace.spent_s()
+            if self.step % SAY_EVERY == 0:
+                self._tell(float(total) / count, pace, say)
+                total.zero_()
+                count = 0
+            if pace.spent_s() - saved > self.plan.checkpoint_s:
                 self.checkpoint()
-                saved = time.monotonic()
+                on_checkpoint(self)
+                saved = pace.spent_s()
         self.checkpoint()
+
+    def _advance_surely(self, say: Callable[[str], None]) -> Tensor:
+        try:
+            return self.advance()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            say(f"COMPILING FAILED, training goes on uncompiled and slower: {type(error).__name__}: {str(error)[:500]}")
+            self.denoise = self.parts["unet"]
+            return self.advance()
+
+    def _tell(self, loss: float, pace: Pace, say: Callable[[str], None]) -> None:
+        told = {"step": self.step, "loss": round(loss, 5), "rate": self.rate(), "skipped": int(self.skipped)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOSSES).open("a") as curve:
+            curve.write(json.dumps({**told, "spent_s": round(self.spent_s, 1)}) + "\n")
+        skipped = f" SKIPPED {told['skipped']} steps" if told["skipped"] else ""
+        say(f"step {self.step} of {self.steps} loss {loss:.4f} rate {self.rate():.1e} {pace.spent_s():.0f} s{skipped}")
 
     def facts(self) -> dict[str, object]:
         """What the card says of this training."""
-        return {"plan": asdict(self.plan), "step": self.step, "hours": round(self.spent_s / 3600, 2)}
+        return {
+            "plan": asdict(self.plan),
+            "step": self.step,
+            "steps": self.steps,
+            "skipped": int(self.skipped),
+            "hours": round(self.spent_s / 3600, 3),
+            "device": torch.cuda.get_device_name() if self.corpus.device.type == "cuda" else "CPU",
+        }

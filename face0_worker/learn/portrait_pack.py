@@ -1,0 +1,121 @@
+"""Cut a data folder into packs that travel: whole people, their faces already looked at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from face0_worker.contract.errors import BadInput
+from face0_worker.learn.dataset import INDEX, Line, is_held_out, read_index
+from face0_worker.learn.seen_faces import FACES, SeenFaces, faces_of
+from face0_worker.learn.sources import CARD, read_source
+
+_BLOCK = 512  # tar's unit: what a file takes beside its own bytes, and what those are rounded up to
+
+
+def write_packs(
+    folder: Path,
+    out: Path,
+    *,
+    parts: int,
+    limit: int,
+    quality: int | None = None,
+    held_out: int = 40,
+    face_pack: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Write up to `parts` tars of at most `limit` bytes, each a data folder of its own, into `out`; returns them.
+
+    People come whole and in order, as many as fit; of the held-out only the first `held_out`, in the first pack.
+    `quality` encodes every picture again as WebP of that quality; None takes the files as they are.
+    Raises: BadInput: as read_index, faces_of and read_source.
+    """
+    read_source(folder)
+    faces = faces_of(folder, face_pack, say)
+    by_person: dict[str, list[Line]] = {}
+    for line in read_index(folder):
+        by_person.setdefault(line.person, []).append(line)
+    held = [person for person in by_person if is_held_out(person)][:held_out]
+    queue = [*held, *(person for person in by_person if not is_held_out(person))]
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number in range(1, parts + 1):
+        path = out / f"people-{number}.tar"
+        taken = _write_pack(folder, path, [by_person[person] for person in queue], faces, limit, quality)
+        queue = queue[taken:]
+        written.append(path)
+        say(f"{path.name}: {taken} people, {path.stat().st_size:,} bytes; {len(queue)} people are left")
+        if not queue:
+            break
+    return written
+
+
+def _write_pack(
+    folder: Path, path: Path, people: list[list[Line]], faces: SeenFaces, limit: int, quality: int | None
+) -> int:
+    """Write one tar and return how many people it took."""
+    row = {file: number for number, file in enumerate(faces.files)}
+    rows: list[int] = []
+    names: list[str] = []
+    lines: list[str] = []
+    source = {json.loads(text)["file"]: text for text in (folder / INDEX).read_text("utf-8").split("\n")[:-1]}
+    room, taken = limit - 64 * _BLOCK, 0
+    with tarfile.open(path, "w") as tar:
+        for mine in people:
+            pictures = [(line, _bytes(line.path, quality)) for line in mine]
+            needed = sum(_cost(line, data, len(source[line.file])) for line, data in pictures)
+            if needed > room:
+                break
+            room -= needed
+            taken += 1
+            for line, data in pictures:
+                name = str(Path(line.file).with_suffix(".webp")) if quality is not None else line.file
+                _add(tar, name, data)
+                lines.append(json.dumps({**json.loads(source[line.file]), "file": name}, ensure_ascii=False))
+                rows.append(row[line.file])
+                names.append(name)
+        if not taken:
+            raise BadInput(f"no person fits into a pack of {limit:,} bytes")
+        _add(tar, INDEX, ("\n".join(lines) + "\n").encode())
+        _add(tar, CARD, (folder / CARD).read_bytes())
+        at = np.array(rows, np.int64)
+        packed = path.with_suffix(".faces.npz")
+        SeenFaces(tuple(names), faces.embeddings[at], faces.boxes[at], faces.embedder).save(packed)
+        _add(tar, FACES, packed.read_bytes())
+        packed.unlink()
+    return taken
+
+
+def _cost(line: Line, data: bytes, said: int) -> int:
+    """Bytes of the tar that a picture takes: header, padded data, its line and its face."""
+    face = 2 * (128 + 4) + 4 * (len(line.file) + 8)
+    return _BLOCK + -(-len(data) // _BLOCK) * _BLOCK + said + face + 16
+
+
+def _bytes(path: Path, quality: int | None) -> bytes:
+    if quality is None:
+        return path.read_bytes()
+    with Image.open(path) as opened:
+        buffer = BytesIO()
+        opened.convert("RGB").save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, BytesIO(data))
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack a pack into an empty or absent folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with tarfile.open(path) as tar:
+        tar.extractall(folder, filter="data")
