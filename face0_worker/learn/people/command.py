@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from face0_worker.contract.errors import ModelMissing
+
 
 def add_people_command(group: click.Group) -> None:
     """Give `group` the command people."""
@@ -25,7 +27,10 @@ def add_people_command(group: click.Group) -> None:
 
         The same seed gives the same people. A run that was stopped goes on behind the last whole person.
         """
-        from face0_worker.learn.people.generate import PeoplePlan, render_people
+        try:
+            from face0_worker.learn.people.generate import PeoplePlan, render_people
+        except ModuleNotFoundError as error:
+            raise ModelMissing(f"{error.name} is not installed; people need: pip install 'face0[learn]'") from error
 
         plan = PeoplePlan(count=count, size=size, seed=seed, views=views, first=first)
         made = render_people(plan, out, processes=processes, say=click.echo)

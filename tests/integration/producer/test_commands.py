@@ -76,8 +76,8 @@ def test_from_consent_to_verified_pictures(person: Person, services: Services, t
     assert {path.name for path in out.iterdir()} == {
         f"{row.sku}.{ending}" for row in job_items(services.ledger, job_id) for ending in ("png", "json")
     }
-    sidecar = json.loads((out / "TN-RED-01.json").read_text())
-    assert sidecar["prompt"].endswith("a red turtleneck, white background")
+    sidecar = json.loads((out / "TS-RED-01.json").read_text())
+    assert sidecar["prompt"].endswith("a red t-shirt, white background")
     assert sidecar["receipt_key"].startswith("receipts/c1/")
     assert "12 of 12 pictures are verified" in person.types("verify", out)
     assert person.types("gallery", job_id, "--out", tmp_path / "g.html", "--skus", LIST).startswith("12 of 12")
@@ -99,7 +99,7 @@ def test_verify_turns_red_when_a_byte_changes(person: Person, services: Services
     job_id = person.submits()
     render_everything(services)
     person.types("results", "pull", job_id, "--to", tmp_path / "out")
-    path = tmp_path / "out" / "TN-RED-01.png"
+    path = tmp_path / "out" / "TS-RED-01.png"
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
@@ -247,9 +247,9 @@ def test_ctrl_c_in_a_real_terminal_session_leaves_the_job(
 def test_failed_items_are_told_and_can_be_tried_again(person: Person, services: Services) -> None:
     grant(services.ledger)
     job_id = person.submits()
-    render_everything(services, fail="TN-BLK-02")
+    render_everything(services, fail="TN-BLK-04")
     said = person.types("watch", job_id, code=1)
-    assert "SKU TN-BLK-02: failed: it was asked to fail" in said
+    assert "SKU TN-BLK-04: failed: it was asked to fail" in said
     assert f"face0 retry {job_id}" in said
     assert "1 failed items" in person.types("retry", job_id)
     render_everything(services)

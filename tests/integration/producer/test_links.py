@@ -84,14 +84,14 @@ def fetched(url: str) -> tuple[int, bytes]:
 
 def test_each_finished_picture_gets_a_link_until_the_consent_is_withdrawn(shop: Services, types: Types) -> None:
     job_id = submitted(shop, types)
-    render_everything(shop, fail="TN-RED-01")
+    render_everything(shop, fail="TS-RED-01")
     said: dict[str, Any] = json.loads(types(shop, "results", "links", job_id, "--expires", "2h", "--json")[0])
     assert (said["job"], said["problems"], len(said["links"])) == (job_id, [], 11)
     for one in said["links"]:
         status, body = fetched(one["url"])
         assert (status, hashlib.sha256(body).hexdigest()) == (200, one["sha256"])
         assert datetime.fromisoformat(one["expires_at"]) <= datetime.now(UTC) + timedelta(hours=2)
-    assert "TN-RED-01" not in {one["sku"] for one in said["links"]}
+    assert "TS-RED-01" not in {one["sku"] for one in said["links"]}
     lines = types(shop, "results", "links", job_id)[0].splitlines()
     assert len(lines) == 11
     assert all(line.split("\t")[1].startswith(shop.settings.s3_endpoint) for line in lines)

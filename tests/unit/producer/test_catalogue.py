@@ -12,13 +12,18 @@ import pytest
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance, RenderItem
+from face0_worker.learn.people.colours import COLOURS
+from face0_worker.learn.people.view import GARMENTS, PLACES
 from producer import list_file, product_list
 from producer.catalogue import ItemDefaults, read_captions, read_items, stable_seed
 from producer.demo import LIST
 
-COLOUR = "(red|black|blue|green|white|yellow|pink|grey)"
-HAIR = "(?P<hair>short hair|bob hair|braided hair|hair in a ponytail|long hair|afro hair)"
-GRAMMAR = rf"a portrait of a (smiling )?person with {HAIR} wearing a {COLOUR} turtleneck, {COLOUR} background"
+# the words that the shipped model was trained with
+GARMENT = rf"an? ({'|'.join(COLOURS)}) ({'|'.join(GARMENTS)})"
+PLACE = rf"(({'|'.join(COLOURS)}) background|{'|'.join(PLACES.values())})"
+GRAMMAR = (
+    rf"a portrait of a (smiling )?person with (?P<hair>short black hair)( and glasses)? wearing {GARMENT}, {PLACE}"
+)
 
 
 def write(folder: Path, text: str | bytes, name: str = "list.csv") -> Path:
