@@ -56,13 +56,13 @@ def test_inspect_prints_what_the_shipped_model_is_without_torch(tmp_path: Path) 
     assert facts["digest"] == digest_model(SHIPPED)
     assert facts["name"] == "face0_small"
     assert facts["licences"]["weights"] == "Apache-2.0"
-    assert facts["components"]["unet"]["parameters"] == 11_165_960
+    assert facts["components"]["unet"]["parameters"] == 13_526_344
     assert facts["components"]["unet"]["dtypes"] == ["F16"]
     assert facts["components"]["mapper"] == {
         "class": "FaceMapper",
-        "parameters": 1_870_848,
+        "parameters": 985_344,
         "dtypes": ["F16"],
-        "bytes": 3_741_696,
+        "bytes": 1_970_688,
         "in": 128,
         "out": 768,
     }
