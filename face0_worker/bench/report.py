@@ -1,4 +1,4 @@
-"""What a comparison says, and bench.json (design.md, section 5): written again after every row."""
+"""What a comparison says, and bench.json (design.md, section 5): written again after every round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from typing import Any
 class Row:
     """One comparison: medians of both sides, and the median and spread (largest less smallest) of the paired ratios.
 
-    `about` says more of each side where it was measured: peak memory, evaluations, share of the matmul peak.
+    `about` says more where it was measured: how many rounds, and of each side peak memory, evaluations and share of
+    the matmul peak.
     """
 
     name: str
@@ -44,23 +45,23 @@ def compare(name: str, pairs: Sequence[tuple[float, float]], unit: str, about: M
 
 
 class Report:
-    """bench.json in the making. What is written is whole after every row, so that a run cut short leaves its rows."""
+    """bench.json in the making. What is written is whole at any moment, so that a run cut short leaves what it has."""
 
     def __init__(self, folder: Path, *, device: str, commit: str, about: Mapping[str, Any] | None = None) -> None:
         self._file = folder / "bench.json"
         self._head: dict[str, Any] = {"device": device, "commit": commit, **(about or {})}
-        self._rows: list[Row] = []
+        self._rows: dict[str, Row] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
 
-    def add(self, row: Row) -> str:
-        """Add a row, write the file, and return the row as a line to print."""
-        self._rows.append(row)
+    def put(self, row: Row) -> str:
+        """Add a row, or put it in the place of an earlier one of its name; write the file, return a line to print."""
+        self._rows[row.name] = row
         self._write()
         return f"{row.name}: {row.a:g} / {row.b:g} {row.unit} = {row.ratio:g} (spread {row.spread:g})"
 
     def _write(self) -> None:
-        whole = {**self._head, "rows": [asdict(row) for row in self._rows]}
+        whole = {**self._head, "rows": [asdict(row) for row in self._rows.values()]}
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
         partial.replace(self._file)

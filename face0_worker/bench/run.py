@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from face0_worker.bench.hardware import count_flops, matmul_peak, peak_memory
-from face0_worker.bench.report import Report, compare
+from face0_worker.bench.report import Report, Row, compare
 from face0_worker.bench.sides import (
     LIMITED,
     SharedUnet,
@@ -53,7 +53,9 @@ class Bench:
         """Return the same for models that take long: a few pictures at once, half the steps, at most two rounds."""
         course = self._course
         few = Course(max(1, course.steps // 2), min(2, course.rounds), min(4, course.batch), 1)
-        return Bench(self._report, few, self._device, self._precision, self._say)
+        shorter = Bench(self._report, few, self._device, self._precision, self._say)
+        shorter._peak = self._peak  # of the same device: measured once
+        return shorter
 
     def shipped(self) -> Subject:
         """Load the model that ships with the product."""
@@ -101,24 +103,38 @@ class Bench:
             errors = np.square(together[:count] - alone).mean(axis=(1, 2, 3))
             worst[name] = float(-10 * np.log10(max(float(errors.max()), 1e-12)))
         name = f"{subject.name}: a picture alone and in a batch of 8, this engine / diffusers"
-        self._write(name, [(worst["this engine"], worst["diffusers"])], "dB", {})
+        self._say(self._report.put(compare(name, [(worst["this engine"], worst["diffusers"])], "dB")))
 
     def _compare(self, subject: Subject, sides: Sequence[Side], pairs: Sequence[tuple[Side, Side]]) -> None:
         about = {side.name: self._about(subject, side) for side in sides}
         speeds: dict[str, list[float]] = {side.name: [] for side in sides}
+        lines: list[str] = []
         for number in range(1, self._course.rounds + 1):
             for side in sides:
                 speed = pictures_per_second(subject, side, self._course.steps, 1000 * number)
                 speeds[side.name].append(speed)
             told = ", ".join(f"{name} {values[-1]:.2f}" for name, values in speeds.items())
             self._say(f"{subject.name}, round {number}: {told} pictures/s")
-        peak = self._matmul_peak()
-        for name, told_of in about.items():
-            told_of["share_of_matmul_peak"] = round(told_of["flops"] * float(np.median(speeds[name])) / peak, 4)
-        for a, b in pairs:
-            measured = list(zip(speeds[a.name], speeds[b.name], strict=True))
-            both = {"a": about[a.name], "b": about[b.name], "matmul_peak_tflops": round(peak / 1e12, 1)}
-            self._write(f"{subject.name}: {a.name} / {b.name}", measured, "pictures/s", both)
+            # after every round: a run that is cut short keeps the rounds that it has
+            both = {name: self._told(about[name], values) for name, values in speeds.items()}
+            lines = [self._report.put(self._row(subject, pair, speeds, both)) for pair in pairs]
+        for line in lines:
+            self._say(line)
+
+    def _told(self, about: dict[str, Any], speeds: list[float]) -> dict[str, Any]:
+        """Return what is said of a side of these speeds, in pictures a second."""
+        share = about["flops"] * float(np.median(speeds)) / self._matmul_peak()
+        return {**about, "share_of_matmul_peak": round(share, 4)}
+
+    def _row(
+        self, subject: Subject, pair: tuple[Side, Side], speeds: dict[str, list[float]], told: dict[str, dict[str, Any]]
+    ) -> Row:
+        """Return the comparison of two sides in the rounds so far."""
+        a, b = (side.name for side in pair)
+        measured = list(zip(speeds[a], speeds[b], strict=True))
+        peak = round(self._matmul_peak() / 1e12, 1)
+        about = {"rounds": len(measured), "a": told[a], "b": told[b], "matmul_peak_tflops": peak}
+        return compare(f"{subject.name}: {a} / {b}", measured, "pictures/s", about)
 
     def _about(self, subject: Subject, side: Side) -> dict[str, Any]:
         """Warm a side up, and return what one picture costs it."""
@@ -150,9 +166,6 @@ class Bench:
         if subject.name not in self._counted:
             self._counted[subject.name] = _unet_flops(subject), _vae_flops(subject)
         return self._counted[subject.name]
-
-    def _write(self, name: str, pairs: list[tuple[float, float]], unit: str, about: dict[str, Any]) -> None:
-        self._say(self._report.add(compare(name, pairs, unit, about)))
 
 
 def _unet_flops(subject: Subject) -> int:

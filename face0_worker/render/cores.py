@@ -8,8 +8,9 @@ other, so each core takes its part of them through the whole network, and nobody
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from threading import Barrier
 
@@ -41,16 +42,24 @@ def side_by_side(rows: int, compute: Callable[[slice], Tensor]) -> Tensor:
         with torch.inference_mode():
             return compute(part)
 
-    asked = [_threads(cores).submit(alone, part) for part in parts]
+    try:
+        asked = [_threads(cores).submit(alone, part) for part in parts]
+    except RuntimeError:
+        # the interpreter is ending and its pools take no more work: a batch under way still ends with pictures
+        return compute(slice(0, rows))
     # all of them, also when one failed: whoever tries again finds the cores free
     wait(asked)
-    return torch.cat([one.result() for one in asked])
+    try:
+        return torch.cat(list(map(Future.result, asked)))
+    finally:
+        # an error holds its frames, this one among them: still holding the error, it would keep the batch's tensors
+        del asked
 
 
 @cache
 def _threads(cores: int) -> ThreadPoolExecutor:
     """Return as many threads as there are cores, in which torch uses one core each."""
-    started = Barrier(cores)
+    started = Barrier(cores, timeout=60)
 
     def on_one_core() -> None:
         torch.get_num_threads()  # torch sets a thread's number at its first use, and would set it back later
@@ -63,3 +72,7 @@ def _threads(cores: int) -> ThreadPoolExecutor:
     # what was set is also the number for threads to come; the calling thread kept its own
     torch.set_num_threads(cores)
     return pool
+
+
+# a forked process has none of these threads, and would wait for them for ever
+os.register_at_fork(after_in_child=_threads.cache_clear)

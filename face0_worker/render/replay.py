@@ -5,6 +5,7 @@ Everything in here needs a GPU. What a graph can't hold is run as it is, and `ab
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 # each holds its own inputs; all share one pool of memory for what lies between
 MOST_GRAPHS = 16
 WARM_UPS = 2
-_ATTENTIONS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION)
+_FUSED = {
+    SDPBackend.FLASH_ATTENTION: can_use_flash_attention,
+    SDPBackend.CUDNN_ATTENTION: can_use_cudnn_attention,
+}
 _ANY_ATTENTION = (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
@@ -97,7 +102,7 @@ class Replays:
         in the picture (promise P10).
         """
         first = self._attention or SDPBackend.FLASH_ATTENTION
-        rest = [one for one in (*_ATTENTIONS, *_ANY_ATTENTION) if one is not first]
+        rest = [one for one in (*_FUSED, *_ANY_ATTENTION) if one is not first]
         benchmark = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = half
         try:
@@ -113,9 +118,9 @@ class Replays:
         """
         try:
             captured = self._capture(tuple(one.clone() for one in inputs))
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if _short_of_memory(error):
+                raise torch.OutOfMemoryError("no memory for a graph") from error
             why = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
             if self._compiled:
                 # the compiler or what it made: the plain forward may still be captured
@@ -142,6 +147,8 @@ class Replays:
         graph = torch.cuda.CUDAGraph()
         # other threads may be writing pictures, so only this thread's calls count as captured
         with (
+            # a capture that ends in an error would leave its own stream behind
+            torch.cuda.stream(torch.cuda.current_stream()),
             self._preferred(half),
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
         ):
@@ -152,20 +159,38 @@ class Replays:
 def fastest_attention(like: Tensor, heads: int = 8, width: int = 40, tokens: int = 4096) -> SDPBackend:
     """Return the attention kernel that is fastest here, timed on SD 1.5's largest attention in `like`'s precision."""
     query, key, value = torch.randn(3, 8, heads, tokens, width, device=like.device, dtype=like.dtype)
-    times: dict[SDPBackend, float] = {}
-    for backend in _ATTENTIONS:
-        try:
-            with sdpa_kernel([backend]):
-                for _ in range(2):
-                    torch.nn.functional.scaled_dot_product_attention(query, key, value)
-                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                begin.record()
-                for _ in range(5):
-                    torch.nn.functional.scaled_dot_product_attention(query, key, value)
-                end.record()
-                end.synchronize()
-        except RuntimeError:
-            # not made for this precision, card or build: float32 has neither
-            continue
-        times[backend] = begin.elapsed_time(end)
-    return min(times, key=lambda one: times[one]) if times else SDPBackend.EFFICIENT_ATTENTION
+    # float32 has neither; asking says so quietly, trying would warn
+    asked = SDPAParams(query, key, value, None, 0.0, False, False)
+    able = [backend for backend, can_use in _FUSED.items() if can_use(asked)]
+    times = {backend: _time_attention(backend, query, key, value) for backend in able}
+    fastest = min(times, key=lambda one: times[one], default=SDPBackend.EFFICIENT_ATTENTION)
+    return fastest if times.get(fastest, math.inf) < math.inf else SDPBackend.EFFICIENT_ATTENTION
+
+
+def _time_attention(backend: SDPBackend, query: Tensor, key: Tensor, value: Tensor) -> float:
+    """Return how long five attentions take, in ms; infinity where the device refuses what it said it can."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    try:
+        with sdpa_kernel([backend]):
+            for _ in range(2):
+                torch.nn.functional.scaled_dot_product_attention(query, key, value)
+            begin.record()
+            for _ in range(5):
+                torch.nn.functional.scaled_dot_product_attention(query, key, value)
+            end.record()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return math.inf
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+def _short_of_memory(error: BaseException) -> bool:
+    """Tell whether memory was behind an error: the end of a capture that ran out of it may hide that by its own."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, torch.OutOfMemoryError) or "out of memory" in str(behind):
+            return True
+        behind = behind.__context__
+    return False

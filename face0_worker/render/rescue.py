@@ -48,7 +48,20 @@ def in_float32(pipeline: Pipeline) -> Iterator[Pipeline]:
             exact.unet = load_component(survey, "unet", torch.float32, channels_last=True).to(**to)
             if pipeline.decode_precision != torch.float32:
                 exact.vae = load_component(survey, "vae", torch.float32, channels_last=True).to(**to)
-        yield exact
+        with _without_tf32():
+            yield exact
     finally:
         del exact.denoiser, exact.vae
         pipeline.release()
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Let convolutions keep all bits of float32; on a GPU, torch lets them keep 10 unless it is told otherwise."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from face0_worker.contract.job import Guidance, RenderItem
@@ -19,7 +20,13 @@ from tests.fakes import tiny_embedding, write_tiny_model
 
 MAX_DIFFERENCE = 1e-4  # of [0, 1], float32
 MIN_PSNR_DB = 45.0  # CPU bfloat16
-FEW = settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# a failure is told as it was found: to make it smaller would render hundreds of batches, until the time limit hides it
+FEW = settings(
+    max_examples=16,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 PREDICTION = {"sd1": "v_prediction", "sd2": "v_prediction", "sdxl": "epsilon"}
 KARRAS_REFUSED = ("sd1", "dpmpp_2m_karras")
 
@@ -49,7 +56,17 @@ batches = st.lists(st.tuples(items, people), min_size=2, max_size=5)
 paddings = st.lists(st.tuples(items, people), max_size=3)
 # Karras' spacing is refused for the one that is trained to pure noise
 choices = st.sampled_from([(kind, name) for kind in PREDICTION for name in SAMPLERS if (kind, name) != KARRAS_REFUSED])
+# each core computes its share of the rows, see cores.py
+cores = st.sampled_from([1, 2])
 Load = Callable[[str, str], Pipeline]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cores() -> Iterator[None]:
+    """Let the tests say how many cores there are; elsewhere it is as it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +86,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     return pipeline
 
 
-def pictures(pipeline: Pipeline, batch: list[Pair], sampler: str) -> np.ndarray:
-    """Render one batch to floats (n, h, w, 3) in [0, 1]."""
+def pictures(pipeline: Pipeline, batch: list[Pair], sampler: str, cores: int = 1) -> np.ndarray:
+    """Render one batch on so many cores to floats (n, h, w, 3) in [0, 1]."""
+    torch.set_num_threads(cores)
     requests = [
         RenderRequest(replace(item, sampler=sampler), None if person is None else tiny_embedding(person))
         for item, person in batch
@@ -88,9 +106,9 @@ def tamed(batch: list[Pair], sampler: str) -> list[Pair]:
 
 
 @FEW
-@given(choice=choices, batch=batches, padding=paddings, data=st.data())
-def test_in_float32_an_item_is_itself_alone_in_a_batch_in_any_order_and_beside_others(
-    load: Load, choice: tuple[str, str], batch: list[Pair], padding: list[Pair], data: st.DataObject
+@given(choice=choices, batch=batches, padding=paddings, cores=cores, data=st.data())
+def test_in_float32_an_item_is_itself_alone_in_a_batch_in_any_order_beside_others_and_on_two_cores(
+    load: Load, choice: tuple[str, str], batch: list[Pair], padding: list[Pair], cores: int, data: st.DataObject
 ) -> None:
     kind, sampler = choice
     pipeline, batch, padding = load(kind, "float32"), tamed(batch, sampler), tamed(padding, sampler)
@@ -98,18 +116,18 @@ def test_in_float32_an_item_is_itself_alone_in_a_batch_in_any_order_and_beside_o
     order = data.draw(st.permutations(range(len(batch))))
     before = data.draw(st.integers(0, len(padding)))
     shuffled = [batch[index] for index in order]
-    together = pictures(pipeline, [*padding[:before], *shuffled, *padding[before:]], sampler)
+    together = pictures(pipeline, [*padding[:before], *shuffled, *padding[before:]], sampler, cores)
     assert np.abs(together[before : before + len(batch)] - alone[order]).max() <= MAX_DIFFERENCE
 
 
 @settings(FEW, max_examples=6)
-@given(choice=choices, batch=batches)
+@given(choice=choices, batch=batches, cores=cores)
 def test_in_bfloat16_a_batch_is_each_item_alone_to_45_db(
-    load: Load, choice: tuple[str, str], batch: list[Pair]
+    load: Load, choice: tuple[str, str], batch: list[Pair], cores: int
 ) -> None:
     kind, sampler = choice
     pipeline, batch = load(kind, "bfloat16"), tamed(batch, sampler)
-    together = pictures(pipeline, batch, sampler)
+    together = pictures(pipeline, batch, sampler, cores)
     for index, one in enumerate(batch):
         error = float(np.square(together[index] - pictures(pipeline, [one], sampler)[0]).mean())
         assert -10 * np.log10(max(error, 1e-12)) >= MIN_PSNR_DB

@@ -184,3 +184,12 @@ def test_between_two_photos_no_thread_of_the_pack_spins_on_a_core_that_renders(e
     for model in embedder._detector, embedder._recogniser:
         entry = model.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning")
         assert entry == "0"
+
+
+def test_the_packs_mean_is_removed_before_faces_condition_or_are_compared(embedder: Embedder) -> None:
+    mean, dimension = embedder.pack.mean, embedder.pack.dimension
+    assert np.linalg.norm(mean) > 0.5, "this pack's embeddings do have one"
+    one, other = np.eye(dimension, dtype=np.float32)[:2]
+    np.testing.assert_allclose(embedder.normalise(mean + 3 * one), np.sqrt(dimension) * one, atol=1e-4)
+    # at right angles, although their raw cosine is near one
+    assert embedder.similarity(mean + 0.1 * one, mean + 0.1 * other) == pytest.approx(0, abs=1e-4)

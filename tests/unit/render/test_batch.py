@@ -332,6 +332,22 @@ def test_a_picture_that_half_precision_broke_is_made_again_in_float32_and_says_s
     assert half.precision == "bfloat16"
 
 
+def test_made_again_in_float32_means_all_of_its_bits(half: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    decode, seen = Pipeline.decode, []
+
+    def look(self: Pipeline, latents: torch.Tensor) -> np.ndarray:
+        seen.append((self.precision, cudnn.allow_tf32, matmul.allow_tf32))
+        return decode(self, latents)
+
+    monkeypatch.setattr(Pipeline, "decode", look)
+    spoil(half, person=1)
+    render(half, requests_of(2, precision="bfloat16"))
+    assert seen == [("bfloat16", True, False), ("float32", False, False)]
+    assert cudnn.allow_tf32, "what the others run with is as it was"
+
+
 def test_a_black_picture_is_made_again_and_a_dark_one_is_not(half: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     decode, decoded = Pipeline.decode, []
 

@@ -117,6 +117,19 @@ ALL_BRANCHES = Rows((0,) * 4, tuple(Branch), (1.0,) * 4)
 SIZED = RenderItem("sku", "red", negative_prompt="blue", width=64, height=96)
 
 
+def test_on_a_cpu_each_prompt_and_face_is_encoded_alone_and_never_depends_on_the_others(tiny: Pipeline) -> None:
+    prompts, faces = ["red", "blue", "a green thing"], [tiny_embedding(number) for number in range(3)]
+    calls: list[int] = []
+    for module in (tiny.encoders[0].model, tiny.mapper):
+        module.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    texts, tokens = tiny.encode_prompts(prompts)[0].tokens, tiny.encode_faces(faces)
+    # bit for bit, which more rows in a call only happen to keep
+    assert calls == [1] * 6
+    for number in range(3):
+        assert torch.equal(tiny.encode_prompts(prompts[number:])[0].tokens[0], texts[number])
+        assert torch.equal(tiny.encode_faces(faces[number:])[1], tokens[1 + number])
+
+
 def test_sdxl_is_told_both_encoders_penultimate_states_side_by_side(tiny_sdxl: Pipeline) -> None:
     encoded, row_of = tiny_sdxl.encode_prompts(["red"])
     parts, pooled = [], None

@@ -231,3 +231,23 @@ def test_sdxls_vae_decodes_in_float32_where_float16_would_overflow(
     half = Pipeline(parts, digest="", device=torch.device("cpu"), precision="float16")
     assert half.decode_precision == half.vae.dtype == decoded
     assert half.unet.dtype == torch.float16
+
+
+def test_bfloat16_decodes_in_float32_and_its_pictures_show_no_bands(tiny_folder: Path) -> None:
+    half = Pipeline.load(tiny_folder, digest="", device="cpu", precision="bfloat16")
+    (picture,) = half.decode(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
+    assert half.unet.dtype == torch.bfloat16
+    # between a half and one, bfloat16 has 128 values
+    assert len(np.unique(picture[picture > 0.5])) > 1000
+
+
+def test_latents_are_scaled_and_moved_back_to_what_the_vae_was_trained_on(tiny: Pipeline) -> None:
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    tiny.vae.register_to_config(scaling_factor=1.0)
+    wanted = tiny.decode(latents)
+    # as Stable Diffusion's, whose UNet sees latents of unit variance
+    tiny.vae.register_to_config(scaling_factor=0.18215)
+    np.testing.assert_allclose(tiny.decode(latents * 0.18215), wanted, atol=1e-3)
+    tiny.vae.register_to_config(scaling_factor=0.5, latents_mean=[1.0, 2.0, 3.0, 4.0], latents_std=[2.0] * 4)
+    mean = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
+    np.testing.assert_allclose(tiny.decode((latents - mean) * 0.5 / 2), wanted, atol=1e-3)

@@ -165,16 +165,53 @@ def test_a_compiler_that_fails_is_done_without_and_said(device: Device, monkeypa
     assert replays.forward == device.forward
 
 
+def test_memory_that_ended_a_capture_is_told_also_where_the_captures_own_end_hides_it(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def invalidated(graph: Any, pool: object, capture_error_mode: str) -> Iterator[None]:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        yield
+
+    working = torch.cuda.graph
+    monkeypatch.setattr(torch.cuda, "graph", invalidated)
+    replays = Replays(device.forward, compiled=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        replays(*inputs(2, 1.0))
+    monkeypatch.setattr(torch.cuda, "graph", working)
+    replays(*inputs(1, 1.0))
+    assert replays.about().startswith("eager, 1 CUDA graphs"), "a smaller batch has its graph"
+
+
+def able(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the device say that it can do both fused attentions."""
+    monkeypatch.setattr(replay, "_FUSED", dict.fromkeys(replay._FUSED, lambda asked: True))
+
+
+def refuse(*asked: Tensor) -> Tensor:
+    """Stand in for an attention that has no kernel."""
+    raise RuntimeError("No available kernel. Aborting execution.")
+
+
 def test_the_attention_that_was_faster_is_taken(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    able(monkeypatch)
     monkeypatch.setattr(replay, "sdpa_kernel", lambda backends, set_priority=False: nullcontext())
     assert fastest_attention(torch.zeros(1), tokens=8) is SDPBackend.CUDNN_ATTENTION
 
 
-def test_without_a_fused_attention_for_a_precision_the_next_best_is_taken(
+def test_a_fused_attention_that_is_not_there_is_not_tried(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *asked: tried.append(asked))
+    assert fastest_attention(torch.zeros(1), tokens=8) is SDPBackend.EFFICIENT_ATTENTION
+    assert not tried, "trying warns, asking does not"
+
+
+def test_where_both_fused_attentions_refuse_after_all_the_next_best_is_taken(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*asked: Tensor) -> Tensor:
-        raise RuntimeError("No available kernel. Aborting execution.")
-
+    able(monkeypatch)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", refuse)
     assert fastest_attention(torch.zeros(1), tokens=8) is SDPBackend.EFFICIENT_ATTENTION
