@@ -6,8 +6,11 @@ READY := $(VENV)/.ready
 # an S3 server for the tests, in a place of its own: it asks for other versions of boto3
 S3_SERVER := $(VENV)-s3/bin/ministack
 OUT ?= out
+# of `make model`: people to draw, minutes for the denoiser in this sitting (a GPU needs few); TRAIN: more options
+COUNT ?= 3200
+MINUTES ?= 6
 
-.PHONY: setup demo test lint bench deploy-check clean
+.PHONY: setup demo test lint bench model deploy-check clean
 
 demo: $(READY)  ## one person, twelve products, on this machine alone
 	$(BIN)/face0 demo --out $(OUT)
@@ -24,6 +27,10 @@ lint: $(READY)
 
 bench: $(READY)  ## speed as ratios, measured side by side in one run
 	$(BIN)/python -m tests.benchmarks --out $(OUT)
+
+model: $(READY)  ## a model like the one that ships, from nothing; stopped, it goes on when called again
+	$(BIN)/face0-worker people --count $(COUNT) --out $(OUT)/people
+	$(BIN)/face0-worker train --data $(OUT)/people --out $(OUT)/face0_small --minutes $(MINUTES) $(TRAIN)
 
 setup: $(READY)
 

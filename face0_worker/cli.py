@@ -16,6 +16,7 @@ from face0_worker.learn.people.command import add_people_command
 from face0_worker.learn.train_commands import add_train_commands
 from face0_worker.model_commands import add_model_commands
 from face0_worker.settings import Settings, load_settings
+from face0_worker.training_permit import training_permit
 
 
 @setting_options
@@ -66,7 +67,7 @@ add_model_commands(model, _settings)
 
 commands.add_command(bench)
 add_people_command(commands)
-add_train_commands(commands)
+add_train_commands(commands, lambda ctx: training_permit(_settings(ctx)))
 
 
 @commands.command()

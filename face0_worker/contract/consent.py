@@ -8,12 +8,19 @@ from enum import StrEnum
 
 
 class Purpose(StrEnum):
-    """What pictures may be used for; nothing is allowed that is not named (default deny)."""
+    """What pictures may be used for; nothing is allowed that is not named (default deny).
+
+    TRAINING is about the photos that somebody brings: a model may learn from them. The others are about what is made.
+    """
 
     CATALOGUE = "catalogue"
     AD = "ad"
     SOCIAL = "social"
     INTERNAL_POC = "internal_poc"
+    TRAINING = "training"
+
+
+PICTURES = tuple(purpose for purpose in Purpose if purpose is not Purpose.TRAINING)  # what a job may be for
 
 
 class ConsentState(StrEnum):

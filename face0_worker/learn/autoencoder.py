@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,19 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
+from face0_worker.contract.errors import BadInput
 from face0_worker.learn.critic import Contest
 from face0_worker.learn.model_folder import Shape, vae_config
 
 KL_WEIGHT = 5e-4  # on the mean over latents, as L1 is a mean over pixels
 DONE = "done"
+STATE = "vae.pt"
 
 
 @dataclass(frozen=True)
 class VaePlan:
-    """How long and how the VAE trains: `steps`, or `minutes`, whichever ends first; at least one is set.
+    """How long and how the VAE trains: `steps`, or `minutes`, whichever ends first, over all sittings; at least one
+    is set. Training state is written every `checkpoint_s` seconds.
 
     For the first `faithful` part of that, encoder and decoder learn to reconstruct; then the encoder stands still, so
     that latents mean the same from there on, and the decoder learns against a critic whose gradient is `crisp` times
@@ -43,6 +47,7 @@ class VaePlan:
     crisp: float = 0.3
     seed: int = 0
     compiled: bool = False
+    checkpoint_s: float = 60.0
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -76,56 +81,123 @@ def reconstruction_loss(out: Tensor, want: Tensor) -> Tensor:
 
 
 class VaeTrainer:
-    """One training of a VAE; `pixels` uint8 (n, s, s, 3) lie on the device that trains."""
+    """One training of a VAE in a folder; a killed one loses at most one checkpoint interval.
 
-    def __init__(self, pixels: Tensor, shape: Shape, plan: VaePlan, say: Callable[[str], None] = print) -> None:
+    `pixels` uint8 (n, s, s, 3) lie on the device that trains. What a step draws follows from the plan's seed and the
+    number of the step alone. Raises: BadInput: the folder holds a training of another shape.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        shape: Shape,
+        plan: VaePlan,
+        folder: Path,
+        say: Callable[[str], None] = print,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         torch.manual_seed(plan.seed)
-        self.pixels, self.plan, self.say = pixels, plan, say
+        self.pixels, self.plan, self.folder, self.say, self.clock = pixels, plan, folder, say, clock
         device = pixels.device
         vae: Any = AutoencoderKL(**vae_config(shape))
         self.vae = vae.to(device=device, memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.vae).eval().requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.vae.parameters(), lr=plan.rate, weight_decay=1e-4, fused=True)
         self.contest = Contest(device)
-        self.generator = torch.Generator(device).manual_seed(plan.seed)
+        self.generator = torch.Generator(device)
         self.encode: Any = self.vae.encoder
         self.decode: Any = self.vae.decoder
         if plan.compiled:
             self.encode, self.decode = (torch.compile(part, dynamic=False) for part in (self.encode, self.decode))
-        self.step, self.crisp = 0, False
-        self._start, self._limit_s = monotonic(), math.inf if plan.minutes is None else 60 * plan.minutes
+        self.step, self.crisp, self.before_s = 0, False, 0.0
+        self.skipped = torch.zeros((), device=device)
+        self._start, self._limit_s = clock(), math.inf if plan.minutes is None else 60 * plan.minutes
+        self._resume()
+
+    def _resume(self) -> None:
+        path = self.folder / STATE
+        if not path.is_file():
+            return
+        state = torch.load(path, weights_only=True, map_location=self.pixels.device)
+        try:
+            self.vae.load_state_dict(state["vae"])
+        except RuntimeError as error:
+            raise BadInput(f"{path} is of a VAE of another shape; remove it to start anew") from error
+        self.ema.load_state_dict(state["ema"])
+        self.crisp = state["crisp"]
+        if self.crisp:
+            self.optimiser = self._for_the_decoder()
+            self.ema.register_to_config(scaling_factor=state["scaling"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.contest.critic.load_state_dict(state["critic"])
+        self.contest.optimiser.load_state_dict(state["critic_optimiser"])
+        self.step, self.before_s = state["step"], state["spent_s"]
+        self.skipped += state["skipped"]
+
+    def checkpoint(self) -> None:
+        """Write everything that resuming needs, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fresh = self.folder / (STATE + ".new")
+        state = {"vae": self.vae.state_dict(), "ema": self.ema.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state |= {
+            "critic": self.contest.critic.state_dict(),
+            "critic_optimiser": self.contest.optimiser.state_dict(),
+            "step": self.step,
+            "crisp": self.crisp,
+            "scaling": float(self.ema.config.scaling_factor),
+            "spent_s": self.spent_s(),
+            "skipped": float(self.skipped),
+        }
+        torch.save(state, fresh)
+        fresh.replace(self.folder / STATE)
+
+    def spent_s(self) -> float:
+        """Seconds trained over all sittings; a sitting's first step, which compiles, is not counted."""
+        return self.before_s + self.clock() - self._start
 
     def part(self) -> float:
         """How much of the training is over, in [0, 1]: by steps or by time, whichever is further."""
         by_steps = self.step / self.plan.steps if self.plan.steps else 0.0
-        by_time = (monotonic() - self._start) / self._limit_s
-        return min(1.0, max(by_steps, by_time))
+        return min(1.0, max(by_steps, self.spent_s() / self._limit_s))
+
+    def rate(self, part: float) -> float:
+        """The learning rate after `part` of the training: a short warm-up, then a cosine down to a fiftieth."""
+        warm = min(1.0, (self.step + 1) / 50)
+        return self.plan.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
     def run(self) -> AutoencoderKL:
         """Train to the end and return the averaged VAE, its scaling factor measured: latents of unit variance."""
-        total = 0.0
+        first, saved_s = self.step + 1, self.spent_s()
         while (part := self.part()) < 1:
             if part >= self.plan.faithful and not self.crisp:
                 self._stand_still()
-            rate = (
-                self.plan.rate * min(1.0, (self.step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
-            )
             for group in self.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = self.rate(part)
             loss = self.advance()
-            if self.step == 1:
-                float(loss)  # the first step compiles: the schedule begins after it, in the time that is left
-                self._limit_s = max(1.0, self._limit_s - (monotonic() - self._start))
-                self._start = monotonic()
+            if self.step == first:
+                self._begin_after(float(loss))
             if self.step % 50 == 0:
-                total = float(loss)
-                self.say(f"vae step {self.step} loss {total:.4f} {100 * part:.0f}% {monotonic() - self._start:.0f} s")
+                skipped = f" SKIPPED {int(self.skipped)} steps" if self.skipped else ""
+                told = f"vae step {self.step} loss {float(loss):.4f} {100 * part:.0f}% {self.spent_s():.0f} s{skipped}"
+                self.say(told)
+            if self.spent_s() - saved_s > self.plan.checkpoint_s:
+                self.checkpoint()
+                saved_s = self.spent_s()
         if not self.crisp:
             self._measure()
         return self.ema.eval()
 
+    def _begin_after(self, loss: float) -> None:
+        """Begin the schedule after a sitting's first step, which compiles, in the time that is left; reading its loss
+        waited for the device."""
+        if self.plan.minutes is not None and self.before_s == 0:
+            self._limit_s = max(1.0, self._limit_s - (self.clock() - self._start))
+        self._start = self.clock()
+
     def advance(self) -> Tensor:
-        """Do one step and return its reconstruction loss."""
+        """Do one step and return its reconstruction loss; one whose gradients aren't finite leaves the weights alone
+        and is counted."""
+        self.generator.manual_seed(self.plan.seed * 1_000_003 + self.step)
         want = to_unit(random_crops(self.pixels, self.plan.batch, self.plan.crop, self.generator))
         want = want.contiguous(memory_format=torch.channels_last)
         with torch.autocast(want.device.type, torch.bfloat16):
@@ -150,8 +222,10 @@ class VaeTrainer:
             torch.autograd.backward([got, KL_WEIGHT * kl], [wanted, None])
         norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         # as torch's GradScaler has a fused optimiser leave out a step that is not finite
-        self.optimiser.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        broken = (~torch.isfinite(norm)).float()
+        self.optimiser.found_inf = broken  # type: ignore[attr-defined]
         self.optimiser.step()
+        self.skipped += broken
         self.step += 1
         decay = min(self.plan.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -162,15 +236,13 @@ class VaeTrainer:
         """Take the averaged weights, fix the encoder and begin the contest."""
         self.vae.load_state_dict(self.ema.state_dict())
         self.crisp = True
-        self.optimiser = torch.optim.AdamW(
-            [*self.vae.post_quant_conv.parameters(), *self.vae.decoder.parameters()],
-            lr=self.plan.rate,
-            betas=(0.5, 0.99),
-            weight_decay=1e-4,
-            fused=True,
-        )
+        self.optimiser = self._for_the_decoder()
         self._measure()
         self.say(f"vae step {self.step}: the encoder stands still, the decoder learns to be crisp")
+
+    def _for_the_decoder(self) -> torch.optim.AdamW:
+        learning = [*self.vae.post_quant_conv.parameters(), *self.vae.decoder.parameters()]
+        return torch.optim.AdamW(learning, lr=self.plan.rate, betas=(0.5, 0.99), weight_decay=1e-4, fused=True)
 
     def _measure(self) -> None:
         self.ema.register_to_config(scaling_factor=measure_scaling(self.ema, self.pixels[:512]))
@@ -207,9 +279,12 @@ def train_vae(
     device: torch.device,
     say: Callable[[str], None] = print,
 ) -> AutoencoderKL:
-    """Return the VAE of the diffusers folder `out`; where there is none, train it on `pixels` uint8 (n, s, s, 3)."""
+    """Return the VAE of the diffusers folder `out`; where there is none, train it on `pixels` uint8 (n, s, s, 3).
+
+    What is half done lies beside it and is resumed.
+    """
     if not (out / DONE).is_file():
-        trainer = VaeTrainer(torch.from_numpy(pixels).to(device), shape, plan, say)
+        trainer = VaeTrainer(torch.from_numpy(pixels).to(device), shape, plan, out.parent, say)
         try:
             vae = trainer.run()
         except RuntimeError as error:
@@ -221,5 +296,13 @@ def train_vae(
         vae.save_pretrained(out)
         say(f"vae trained for {trainer.step} steps")
         (out / DONE).touch()
+        (out.parent / STATE).unlink(missing_ok=True)
     loaded: AutoencoderKL = AutoencoderKL.from_pretrained(out)
     return loaded.eval().to(device=device, memory_format=torch.channels_last)
+
+
+def take_vae(start: Path, out: Path) -> None:
+    """Make `out` the VAE of the model folder `start`, unless it is whole already."""
+    if not (out / DONE).is_file():
+        shutil.copytree(start / "vae", out, dirs_exist_ok=True)
+        (out / DONE).touch()

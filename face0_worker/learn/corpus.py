@@ -61,9 +61,10 @@ def build_corpus(
     device = latents.device
     found = np.abs(faces).sum(axis=1) > 0
     mine: dict[str, list[int]] = {}
-    for index in np.flatnonzero(found):
-        mine.setdefault(people[index], []).append(int(index))
-    starts, order = {}, []
+    for index in np.flatnonzero(found).tolist():
+        mine.setdefault(people[index], []).append(index)
+    starts: dict[str, int] = {}
+    order: list[int] = []
     for person, indices in mine.items():
         starts[person] = len(order)
         order += indices

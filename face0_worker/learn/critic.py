@@ -33,7 +33,8 @@ class Contest:
     """A critic and its optimiser, trained against a decoder (hinge loss)."""
 
     def __init__(self, device: torch.device, rate: float = 4e-4, width: int = 48) -> None:
-        self.critic: Any = PatchCritic(width).to(device=device, memory_format=torch.channels_last)
+        critic: Any = PatchCritic(width)
+        self.critic = critic.to(device=device, memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(self.critic.parameters(), lr=rate, betas=(0.5, 0.9), fused=True)
 
     def learn(self, decoded: Tensor, real: Tensor) -> None:
@@ -44,6 +45,9 @@ class Contest:
         loss = functional.relu(1 + fake).mean() + functional.relu(1 - true).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), float("inf"))
+        # a picture that is not finite must not spoil the critic for good: see VaeTrainer.advance
+        self.optimiser.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         self.optimiser.step()
 
     def loss(self, decoded: Tensor, real: Tensor) -> Tensor:
@@ -55,4 +59,5 @@ class Contest:
         apart = [
             functional.l1_loss(mine.float(), theirs.float()) for mine, theirs in zip(features, wanted, strict=True)
         ]
-        return torch.stack(apart).sum() - scores.float().mean()
+        judged: Tensor = torch.stack(apart).sum() - scores.float().mean()
+        return judged

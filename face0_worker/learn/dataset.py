@@ -5,31 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from face0_worker.contract.errors import BadInput
 
 HELD_OUT_SHARE = 0.05
 INDEX = "people.jsonl"
+_NAMED = 5  # unreadable pictures that a message names
 
 
 @dataclass(frozen=True)
 class Portraits:
     """Captioned portraits of people, split by person so that nobody is in both halves.
 
-    `pixels` is uint8 (n, size, size, 3) sRGB; `captions`, `people` and `files` have length n.
+    `pixels` is uint8 (n, size, size, 3) sRGB; `captions`, `people` and `files` have length n; `rows` int64 (n,) says
+    which of the lines of all folders each is, `sides` int64 (n,) how many pixels wide it was on disk.
     """
 
     pixels: np.ndarray
     captions: tuple[str, ...]
     people: tuple[str, ...]
     files: tuple[str, ...]
+    rows: np.ndarray
+    sides: np.ndarray
 
     def __len__(self) -> int:
         return len(self.people)
@@ -41,6 +45,8 @@ class Portraits:
             tuple(self.captions[i] for i in keep),
             tuple(self.people[i] for i in keep),
             tuple(self.files[i] for i in keep),
+            self.rows[keep],
+            self.sides[keep],
         )
 
     def held_out(self) -> tuple[np.ndarray, np.ndarray]:
@@ -72,58 +78,106 @@ def read_index(folder: Path) -> list[Line]:
     Raises: BadInput: the folder has no `people.jsonl`, it names no picture, or a line of it misses a field.
     """
     index = folder / INDEX
-    if not index.is_file():
-        raise BadInput(f"{folder} has no {INDEX}; training reads one JSON object per picture from it")
-    lines = []
-    for number, text in enumerate(index.read_text(encoding="utf-8").split("\n")[:-1], start=1):
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise BadInput(f"{index} line {number} is not JSON") from error
-        missing = {"file", "person", "caption"} - row.keys()
-        if missing:
-            raise BadInput(f"{index} line {number}: missing {', '.join(sorted(missing))}")
-        path = folder / row["file"]
-        lines.append(
-            Line(
-                row["file"], path if path.is_file() else folder / "images" / row["file"], row["person"], row["caption"]
-            )
-        )
+    try:
+        written = index.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{folder} has no {INDEX} in UTF-8; training reads one JSON object per picture from it"
+        ) from error
+    lines = [_line(folder, f"{index} line {number}", text) for number, text in enumerate(written, start=1)]
     if not lines:
         raise BadInput(f"{index} names no picture")
     return lines
 
 
-def load_portraits(
-    folder: Path | Sequence[Path], size: int, crop: tuple[int, int, int, int] | None = None
-) -> Portraits:
-    """Read one or several folders of captioned portraits as squares of `size` px, decoding on all cores.
+def _line(folder: Path, where: str, text: str) -> Line:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{where} is not JSON") from error
+    if not isinstance(row, dict):
+        raise BadInput(f"{where} is not a JSON object")
+    missing = [name for name in ("caption", "file", "person") if not isinstance(row.get(name), str)]
+    if missing:
+        raise BadInput(f"{where}: missing {', '.join(missing)}")
+    path = folder / row["file"]
+    return Line(row["file"], path if path.is_file() else folder / "images" / row["file"], row["person"], row["caption"])
 
-    `crop` is (left, top, right, bottom) in source pixels.
-    Raises: BadInput: as read_index, or a picture is absent or damaged.
+
+def load_portraits(
+    folders: Sequence[Path], size: int, say: Callable[[str], None] = lambda line: None
+) -> tuple[Portraits, int]:
+    """Read folders of captioned portraits as squares of `size` px, decoding on all cores; also return how many
+    pictures are absent or damaged: `say` names them, and they are left out.
+
+    Raises: BadInput: as read_index, or no picture at all can be read.
     """
-    folders = [folder] if isinstance(folder, Path) else list(folder)
     lines = [line for one in folders for line in read_index(one)]
     pixels = np.empty((len(lines), size, size, 3), dtype=np.uint8)
 
-    def decode(number: int) -> None:
-        pixels[number] = read_square(lines[number].path, size, crop)
+    def decode(number: int) -> int:
+        try:
+            square = read_square(lines[number].path)
+        except BadInput:
+            return 0
+        resized = square if square.size == (size, size) else square.resize((size, size), Image.Resampling.LANCZOS)
+        pixels[number] = np.asarray(resized, dtype=np.uint8)
+        return square.width
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(decode, range(len(lines))))
-    captions, people = tuple(line.caption for line in lines), tuple(line.person for line in lines)
-    return Portraits(pixels, captions, people, tuple(line.file for line in lines))
+        sides = np.array(list(threads.map(decode, range(len(lines)))), np.int64)
+    _tell([line for line, side in zip(lines, sides, strict=True) if not side], len(lines), say)
+    rows = np.flatnonzero(sides)
+    kept = [lines[row] for row in rows]
+    portraits = Portraits(
+        pixels if len(rows) == len(lines) else pixels[rows],
+        tuple(line.caption for line in kept),
+        tuple(line.person for line in kept),
+        tuple(line.file for line in kept),
+        rows,
+        sides[rows],
+    )
+    return portraits, len(lines) - len(rows)
 
 
-def read_square(path: Path, size: int, crop: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """Return a picture as uint8 (size, size, 3) sRGB. Raises: BadInput: it is absent or damaged."""
+def readable(lines: Sequence[Line], say: Callable[[str], None]) -> list[Line]:
+    """Return the lines whose picture can be read, on all cores; `say` counts and names the others.
+
+    Raises: BadInput: there are lines and none of them can be read.
+    """
+
+    def sound(line: Line) -> bool:
+        try:
+            read_square(line.path)
+        except BadInput:
+            return False
+        return True
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        good = list(threads.map(sound, lines))
+    _tell([line for line, there in zip(lines, good, strict=True) if not there], len(lines), say)
+    return [line for line, there in zip(lines, good, strict=True) if there]
+
+
+def _tell(damaged: Sequence[Line], of: int, say: Callable[[str], None]) -> None:
+    if not damaged:
+        return
+    named = ", ".join(str(line.path) for line in damaged[:_NAMED])
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    if len(damaged) == of:
+        raise BadInput(f"none of {of} pictures can be read: {named}{more}")
+    say(f"{len(damaged)} of {of} pictures can't be read and are left out: {named}{more}")
+
+
+def read_square(path: Path) -> Image.Image:
+    """Return the middle square of a picture, upright, RGB. Raises: BadInput: it is absent or damaged."""
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except Exception as error:  # decoders raise whatever damaged bytes lead them to
         raise BadInput(f"{path} can't be read as a picture ({type(error).__name__})") from error
-    if crop is not None:
-        image = image.crop(crop)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image, dtype=np.uint8)
+    side = min(image.size)
+    if image.width == image.height:
+        return image
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))

@@ -115,12 +115,24 @@ def read_tokenizer(folder: Path, start: Path | None = None) -> CLIPTokenizer:
 
     Raises: ModelMissing: as write_tokenizer.
     """
-    if not folder.is_dir() and start is not None:
-        shutil.copytree(start / "tokenizer", folder)
-    if not (folder / "vocab.json").is_file():
-        return write_tokenizer(folder)
+    if not folder.is_dir():
+        fresh = folder.with_name(folder.name + ".new")  # whole or not at all: half of one would be another one
+        shutil.rmtree(fresh, ignore_errors=True)
+        if start is None:
+            write_tokenizer(fresh)
+        else:
+            shutil.copytree(start / "tokenizer", fresh)
+        fresh.replace(folder)
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     return tokenizer
+
+
+def check_start(folder: Path) -> None:
+    """Raise BadInput when `folder` is not a model that a training can go on from."""
+    needed = ("face0/face0.json", "face0/mapper.safetensors", "unet", "text_encoder", "tokenizer", "vae")
+    absent = [name for name in needed if not (folder / name).exists()]
+    if absent:
+        raise BadInput(f"{folder} can't be gone on from: it has no {', no '.join(absent)}")
 
 
 def load_parts(folder: Path, parts: torch.nn.ModuleDict) -> None:
@@ -134,7 +146,7 @@ def load_parts(folder: Path, parts: torch.nn.ModuleDict) -> None:
         parts["unet"].load_state_dict(unet.state_dict())
         parts["text_encoder"].load_state_dict(text_encoder.state_dict())
         parts["mapper"].load_state_dict(load_file(folder / "face0" / "mapper.safetensors"))
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise BadInput(
             f"{folder} can't be trained on: it is not a model of this shape ({type(error).__name__})"
         ) from error
@@ -168,7 +180,7 @@ def write_model(folder: Path, parts: torch.nn.ModuleDict, facts: dict[str, Any])
     The parts themselves stay as they are.
     """
     for name in ("unet", "text_encoder"):
-        half: Any = copy.deepcopy(parts[name]).to("cpu", torch.float16)
+        half: Any = copy.deepcopy(parts[name]).cpu().half()
         half.save_pretrained(folder / name)
     DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
     (folder / "face0").mkdir(exist_ok=True)

@@ -31,6 +31,7 @@ def small_plan(said: Mapping[str, Any], device: torch.device) -> SmallPlan:
         crop=shape.size if gpu or shape is TOY else 64,
         compiled=compiled,
         seed=said["seed"],
+        checkpoint_s=said["checkpoint_s"],
     )
     denoiser = TrainPlan(
         steps=said["steps"],

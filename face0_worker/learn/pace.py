@@ -18,7 +18,7 @@ class Pace:
     first: int
     clock: Callable[[], float] = monotonic
     _start: float = field(init=False)
-    _mark: float = field(init=False, default=0.0)
+    _mark: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._start = self.clock()
@@ -38,7 +38,7 @@ class Pace:
         """
         if step == self.first:
             self._mark = self.clock()
-        if step < self.first + MEASURED_STEPS or not self._mark:
+        if step < self.first + MEASURED_STEPS or self._mark is None:
             return None
         each_s = (self.clock() - self._mark) / (step - self.first)
         left_s = max(0.0, 60 * self.minutes - self.spent_s())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tarfile
 from collections.abc import Callable
 from io import BytesIO
@@ -13,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from face0_worker.contract.errors import BadInput
-from face0_worker.learn.dataset import INDEX, Line, is_held_out, read_index
+from face0_worker.learn.dataset import INDEX, Line, is_held_out, read_index, readable
 from face0_worker.learn.seen_faces import FACES, SeenFaces, faces_of
-from face0_worker.learn.sources import CARD, read_source
+from face0_worker.learn.sources import CARD, Permit, read_source, refuse
 
 _BLOCK = 512  # tar's unit: what a file takes beside its own bytes, and what those are rounded up to
 
@@ -29,18 +28,19 @@ def write_packs(
     quality: int | None = None,
     held_out: int = 40,
     face_pack: Path | None = None,
+    permit: Permit = refuse,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Write up to `parts` tars of at most `limit` bytes, each a data folder of its own, into `out`; returns them.
 
     People come whole and in order, as many as fit; of the held-out only the first `held_out`, in the first pack.
     `quality` encodes every picture again as WebP of that quality; None takes the files as they are.
-    Raises: BadInput: as read_index, faces_of and read_source.
+    Raises: BadInput: as read_index, faces_of and read_source. ConsentRefused: as `permit`.
     """
-    read_source(folder)
+    read_source(folder, permit)
     faces = faces_of(folder, face_pack, say)
     by_person: dict[str, list[Line]] = {}
-    for line in read_index(folder):
+    for line in readable(read_index(folder), say):
         by_person.setdefault(line.person, []).append(line)
     held = [person for person in by_person if is_held_out(person)][:held_out]
     queue = [*held, *(person for person in by_person if not is_held_out(person))]
@@ -115,7 +115,11 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpack a pack into an empty or absent folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with tarfile.open(path) as tar:
-        tar.extractall(folder, filter="data")
+    """Unpack a pack into an empty or absent folder. Raises: BadInput: the folder holds something, or no pack."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise BadInput(f"{folder} holds something already; name another folder to unpack into")
+    try:
+        with tarfile.open(path) as tar:
+            tar.extractall(folder, filter="data")
+    except (OSError, tarfile.TarError) as error:
+        raise BadInput(f"{path} can't be unpacked ({type(error).__name__})") from error

@@ -9,15 +9,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.faces.embed import Embedder
 from face0_worker.faces.packs import FacePack, load_pack
-from face0_worker.learn.dataset import Line, read_index, read_square
+from face0_worker.learn.dataset import Line, read_index, read_square, readable
 
 FACES = "faces.npz"
 CHUNK = 64  # pictures that one process takes at a time
@@ -35,13 +36,13 @@ class SeenFaces:
     embedder: dict[str, object]
 
     def of(self, files: Sequence[str]) -> SeenFaces:
-        """Return the faces of these files, in their order. Raises: BadInput: one was never looked at."""
+        """Return the faces of these files, in their order; rows of zeros for one that it knows nothing of."""
         row = {file: number for number, file in enumerate(self.files)}
-        absent = [file for file in files if file not in row]
-        if absent:
-            raise BadInput(f"{FACES} knows nothing of {absent[0]} and {len(absent) - 1} more; run `face0-worker faces`")
-        rows = np.array([row[file] for file in files], dtype=np.int64)
-        return SeenFaces(tuple(files), self.embeddings[rows], self.boxes[rows], self.embedder)
+        at = np.array([row.get(file, -1) for file in files], dtype=np.int64)
+        embeddings = np.zeros((len(files), self.embeddings.shape[1]), np.float32)
+        boxes = np.zeros((len(files), 4), np.float32)
+        embeddings[at >= 0], boxes[at >= 0] = self.embeddings[at[at >= 0]], self.boxes[at[at >= 0]]
+        return SeenFaces(tuple(files), embeddings, boxes, self.embedder)
 
     def save(self, path: Path) -> None:
         """Write them, whole or not at all; half precision is far finer than what training adds as noise."""
@@ -66,7 +67,7 @@ def read_faces(path: Path) -> SeenFaces:
                 stored["boxes"].astype(np.float32),
                 json.loads(str(stored["embedder"])),
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise BadInput(f"{path} can't be read ({type(error).__name__}); run `face0-worker faces` again") from error
 
 
@@ -74,7 +75,8 @@ def faces_of(folder: Path, pack: Path | None = None, say: Callable[[str], None] 
     """Return the faces of every picture of a data folder; pictures not looked at yet are looked at, on all cores.
 
     What is known stands in `faces.npz` of the folder, so a folder that grows is looked at only where it grew, and a
-    folder that brings a complete `faces.npz` needs no face pack on this machine (`pack` None).
+    folder that brings a complete `faces.npz` needs no face pack on this machine (`pack` None). A picture that can't be
+    read is named, gets rows of zeros and is looked at again next time.
     Raises: BadInput: as read_index and read_faces, or `faces.npz` is of another pack. ModelMissing: as load_pack.
     """
     lines = read_index(folder)
@@ -83,6 +85,7 @@ def faces_of(folder: Path, pack: Path | None = None, say: Callable[[str], None] 
     known = read_faces(path) if path.is_file() else None
     there = set(known.files if known else ())
     fresh = [line for line in lines if line.file not in there]
+    fresh = readable(fresh, say) if fresh else []
     if known is not None and not fresh:
         return known.of(files)
     loaded = load_pack(pack)
@@ -113,7 +116,9 @@ def _look(lines: Sequence[Line], pack: FacePack, cores: int) -> Iterator[SeenFac
     if len(parts) == 1 or cores == 1:
         yield from map(partial(_look_at, pack), parts)
         return
-    with ProcessPoolExecutor(cores, initializer=_one_thread) as processes:
+    # started anew: a copied process would inherit the caller's threads half-way through what they do
+    anew = get_context("spawn")
+    with ProcessPoolExecutor(min(cores, len(parts)), mp_context=anew, initializer=_one_thread) as processes:
         yield from processes.map(partial(_look_at, pack), parts)
 
 
@@ -131,11 +136,9 @@ def _look_at(pack: FacePack, lines: Sequence[Line]) -> SeenFaces:
     embeddings = np.zeros((len(lines), pack.dimension), np.float32)
     boxes = np.zeros((len(lines), 4), np.float32)
     for row, line in enumerate(lines):
-        with Image.open(line.path) as opened:
-            size = opened.size[0]
-        image = Image.fromarray(read_square(line.path, size))
+        image = read_square(line.path)
         found = embedder.find(image)
-        if found:
+        if found:  # the largest comes first
             embeddings[row] = embedder.normalise(found[0].embedding)
-            boxes[row] = np.array(found[0].box, np.float32) / size
+            boxes[row] = np.array(found[0].box, np.float32) / image.width
     return SeenFaces(tuple(line.file for line in lines), embeddings, boxes, _told(pack))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,27 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTokenizer
 
 from face0_worker.contract.errors import BadInput
-from face0_worker.learn.autoencoder import VaePlan, psnr, reconstruct, train_vae
+from face0_worker.learn.autoencoder import VaePlan, psnr, reconstruct, take_vae, train_vae
 from face0_worker.learn.corpus import build_corpus, encode_latents, tokens_of
-from face0_worker.learn.dataset import Portraits, load_portraits
+from face0_worker.learn.dataset import Portraits
+from face0_worker.learn.material import Material, gather
 from face0_worker.learn.model_folder import (
     FACE_TOKENS,
     SMALL,
     Shape,
+    check_start,
     load_parts,
     new_parts,
     read_tokenizer,
     write_model,
 )
-from face0_worker.learn.samples import PROMPTS, Sitters, grid, sheet, write_sheet
-from face0_worker.learn.seen_faces import SeenFaces, faces_of
-from face0_worker.learn.sources import Source, read_source
+from face0_worker.learn.samples import PROMPTS, grid, sheet, write_sheet
+from face0_worker.learn.sources import Permit, refuse
 from face0_worker.learn.train import Trainer, TrainPlan
 
-SITTERS = 8
 CARD = """# {name}
 
 A small Face0 model, trained from nothing on rendered portraits of people who do not exist. It proves the machinery on
@@ -64,17 +62,6 @@ class SmallPlan:
     start: Path | None = None
 
 
-@dataclass(frozen=True)
-class Material:
-    """What is learned from, and who is held out to look at."""
-
-    seen: Portraits
-    faces: SeenFaces
-    sitters: Sitters
-    unseen: np.ndarray
-    sources: tuple[Source, ...]
-
-
 def train_small(
     folders: Sequence[Path],
     out: Path,
@@ -82,28 +69,31 @@ def train_small(
     device: torch.device,
     *,
     pack: Path | None = None,
+    permit: Permit = refuse,
     say: Callable[[str], None] = print,
 ) -> None:
     """Train on `folders` and write the model folder `out`; what is half done lies in `out`.training and is resumed.
 
     `out` is written at every checkpoint, whole or not at all, beside sample sheets of held-out people, who are never
-    trained on.
-    Raises: BadInput: a folder holds no captioned portraits, or states no licence. ModelMissing: face weights or
-    CLIP's merges are needed and absent.
+    trained on. A consent in a folder's card is asked for by `permit` now and before each of these writes.
+    Raises: BadInput: as gather, `out` is something else than a model, or `plan.start` is not a model of this shape.
+    ConsentRefused: as `permit`. ModelMissing: face weights or CLIP's merges are needed and absent.
     """
     work = out.with_name(out.name + ".training")
+    check_place(out)
+    if plan.start is not None:
+        check_start(plan.start)
     prepare(device)
-    material = gather(folders, plan.shape.size, pack, say)
+    material = gather(folders, plan.shape.size, pack, permit, say)
     vae_folder = work / "vae"
-    if plan.start is not None and not vae_folder.is_dir():
-        shutil.copytree(plan.start / "vae", vae_folder)
-        (vae_folder / "done").touch()
+    if plan.start is not None:
+        take_vae(plan.start, vae_folder)
     vae: Any = train_vae(material.seen.pixels, vae_folder, plan.shape, plan.vae, device, say)
     tell_vae(vae, material, work, say)
     if plan.vae_only:
         return
     tokenizer = read_tokenizer(work / "tokenizer", plan.start)
-    latents = _latents(material.seen, vae, device, work / "latents.safetensors", say)
+    latents = encoded(material.seen, vae, device, work / "latents.safetensors", say)
     faces = material.faces
     corpus = build_corpus(
         latents, material.seen.captions, material.seen.people, faces.embeddings, faces.boxes, tokenizer
@@ -116,7 +106,10 @@ def train_small(
     words = tokens_of(PROMPTS, tokenizer).long().to(device)
 
     def keep(now: Trainer) -> None:
-        assemble(out, vae, tokenizer, now, card_facts(out.name, plan.shape, material, now))
+        for source in material.sources:
+            if source.consent:
+                permit(source.consent)
+        assemble(out, vae, work / "tokenizer", now.ema, card_facts(out.name, plan.shape, material, now))
         picture = sheet(now.ema, vae, material.sitters, words, corpus.silence.long())
         write_sheet(picture, work / f"samples-{now.step:06d}.jpg")
         say(f"wrote {out} and a sample sheet at step {now.step}")
@@ -132,24 +125,6 @@ def prepare(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def gather(folders: Sequence[Path], size: int, pack: Path | None, say: Callable[[str], None]) -> Material:
-    """Read all folders, the faces in them, and split off the held-out people."""
-    sources = tuple(read_source(folder) for folder in folders)
-    looked = [faces_of(folder, pack, say) for folder in folders]
-    for folder, one in zip(folders, looked, strict=True):
-        if one.embedder != looked[0].embedder:
-            raise BadInput(f"the faces of {folder} were embedded by another face pack than those of {folders[0]}")
-    portraits = load_portraits(folders, size)
-    embeddings = np.concatenate([one.embeddings for one in looked])
-    boxes = np.concatenate([one.boxes for one in looked])
-    learn, held = portraits.held_out()
-    seen = portraits.subset(learn)
-    say(f"{len(seen)} pictures of {len(set(seen.people))} people to learn from, {len(held)} held out")
-    sitters = Sitters.choose(portraits.pixels[held], [portraits.people[i] for i in held], embeddings[held], SITTERS)
-    faces = SeenFaces(seen.files, embeddings[learn], boxes[learn], looked[0].embedder)
-    return Material(seen, faces, sitters, portraits.pixels[held][:256], sources)
-
-
 def tell_vae(vae: Any, material: Material, work: Path, say: Callable[[str], None]) -> None:
     """Say how well the VAE keeps held-out pictures, and draw some of them above what is left of them."""
     if len(material.unseen) == 0 or (work / "vae.jpg").is_file():
@@ -161,19 +136,21 @@ def tell_vae(vae: Any, material: Material, work: Path, say: Callable[[str], None
     write_sheet(grid(torch.stack([pixels[some], decoded[some]]).cpu().numpy()), work / "vae.jpg")
 
 
-def _latents(seen: Portraits, vae: Any, device: torch.device, cache: Path, say: Callable[[str], None]) -> torch.Tensor:
-    """Encode every picture once; kept in `cache` as long as VAE and pictures are the same."""
-    key = hashlib.sha256("\n".join(seen.files).encode())
+def encoded(seen: Portraits, vae: Any, device: torch.device, cache: Path, say: Callable[[str], None]) -> torch.Tensor:
+    """Encode every picture once; kept in `cache`, whole or not at all, as long as VAE and pixels are the same."""
+    key = hashlib.sha256(np.ascontiguousarray(seen.pixels).data)
     for value in vae.state_dict().values():
         key.update(value.detach().cpu().float().numpy().tobytes())
     named = key.hexdigest()
     if cache.is_file():
-        stored = load_file(cache, device=str(device))
+        stored: dict[str, torch.Tensor] = load_file(cache, device=str(device))
         if named in stored:
             return stored[named]
     latents = encode_latents(seen.pixels, vae, device)
     say(f"encoded {len(seen)} pictures, plain and mirrored")
-    save_file({named: latents}, cache)
+    fresh = cache.with_suffix(".new")
+    save_file({named: latents}, fresh)
+    fresh.replace(cache)
     return latents
 
 
@@ -190,33 +167,43 @@ def card_facts(name: str, shape: Shape, material: Material, trainer: Trainer) ->
         "guidance": {"w": 3.0, "c": 1.0, "a": 0.0, "start": 0.0, "stop": 1.0},
         "steps": 20,
         "size": shape.size,
-        "training": {**facts, "pictures": len(seen), "people": len(set(seen.people))},
+        "training": {
+            **facts,
+            "pictures": len(seen),
+            "people": len(set(seen.people)),
+            "left_out": {"unreadable": material.unreadable, "faceless": material.faceless},
+        },
         "licences": {
             "weights": "Apache-2.0",
             "tokenizer": "MIT (CLIP)",
-            "pictures": ", ".join(sorted({source.licence for source in material.sources})),
+            "pictures": ", ".join(sorted({source.right for source in material.sources})),
         },
     }
 
 
-def assemble(out: Path, vae: Any, tokenizer: CLIPTokenizer, trainer: Trainer, facts: dict[str, Any]) -> None:
-    """Write the model folder from the averaged weights of a training, whole or not at all."""
+def check_place(out: Path) -> None:
+    """Raise BadInput when `out` holds something else than a model: it is replaced as a whole."""
+    if out.exists() and not (out / "face0" / "face0.json").is_file():
+        raise BadInput(f"{out} is there already and is not a model of face0; name another --out")
+
+
+def assemble(out: Path, vae: Any, tokenizer: Path, parts: torch.nn.ModuleDict, facts: dict[str, Any]) -> None:
+    """Write the model folder from trained parts, whole or not at all; the one before stays until then.
+
+    A run that was killed between the two renames leaves the one before as `out`.old; the next call puts it back first.
+    """
     fresh, old = out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
+    if old.exists() and not out.exists():
+        old.replace(out)
     for stale in (fresh, old):
         shutil.rmtree(stale, ignore_errors=True)
-    tokenizer.save_pretrained(fresh / "tokenizer")
+    shutil.copytree(tokenizer, fresh / "tokenizer")
     kept = type(vae)(**{**vae.config, "_name_or_path": out.name})  # else the folder that it was read from
     kept.load_state_dict({name: value.cpu() for name, value in vae.state_dict().items()})
-    kept.to(torch.float16).save_pretrained(fresh / "vae")
-    write_model(fresh, trainer.ema, facts)
+    kept.half().save_pretrained(fresh / "vae")
+    write_model(fresh, parts, facts)
     (fresh / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
     if out.exists():
         out.replace(old)
     fresh.replace(out)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def facts_of(folder: Path) -> dict[str, Any]:
-    """Return what a model folder's card says."""
-    facts: dict[str, Any] = json.loads((folder / "face0" / "face0.json").read_text(encoding="utf-8"))
-    return facts

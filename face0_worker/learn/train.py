@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from face0_worker.contract.errors import BadInput
 from face0_worker.learn.corpus import Batch, Corpus, Mix, draw
 from face0_worker.learn.model_folder import SCHEDULER
 from face0_worker.learn.pace import MEASURED_STEPS, Pace
@@ -52,7 +54,7 @@ class Trainer:
 
     `parts` (unet, text_encoder, mapper) lie on the corpus's device and are trained; `ema` are their averages. What a
     step draws follows from the plan's seed and the number of the step alone, so a resumed training goes on as an
-    unbroken one would.
+    unbroken one would. Raises: BadInput: the folder holds a training of another shape.
     """
 
     def __init__(self, corpus: Corpus, parts: torch.nn.ModuleDict, plan: TrainPlan, folder: Path) -> None:
@@ -75,13 +77,17 @@ class Trainer:
 
     def _resume(self) -> None:
         path = self.folder / STATE
-        if path.is_file():
-            state = torch.load(path, weights_only=True, map_location=self.corpus.device)
+        if not path.is_file():
+            return
+        state = torch.load(path, weights_only=True, map_location=self.corpus.device)
+        try:
             self.parts.load_state_dict(state["parts"])
-            self.ema.load_state_dict(state["ema"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.steps, self.spent_s = state["step"], self.plan.steps or state["steps"], state["spent_s"]
-            self.skipped += state["skipped"]
+        except RuntimeError as error:
+            raise BadInput(f"{path} is of a training of another shape; remove it to start anew") from error
+        self.ema.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.steps, self.spent_s = state["step"], self.plan.steps or state["steps"], state["spent_s"]
+        self.skipped += state["skipped"]
 
     def checkpoint(self) -> None:
         """Write everything that resuming needs, whole or not at all."""
@@ -119,7 +125,8 @@ class Trainer:
         return torch.mean(error * weight)
 
     def advance(self) -> Tensor:
-        """Do one step and return its loss; one whose gradients aren't finite changes nothing and is counted."""
+        """Do one step and return its loss; one whose gradients aren't finite leaves weights and optimiser alone and
+        is counted."""
         self.generator.manual_seed(self.plan.seed * 1_000_003 + self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
@@ -143,12 +150,13 @@ class Trainer:
         minutes: float,
         say: Callable[[str], None] = print,
         on_checkpoint: Callable[[Trainer], None] = lambda trainer: None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """Train until the planned steps are done or `minutes` of this sitting are over, then checkpoint.
 
         `on_checkpoint` is called after each checkpoint but the last, with this trainer.
         """
-        pace, before, saved = Pace(minutes, self.step + WARM_STEPS), self.spent_s, 0.0
+        pace, before, saved = Pace(minutes, self.step + WARM_STEPS, clock), self.spent_s, 0.0
         total, count = torch.zeros((), device=self.corpus.device), 0
         while not (self.steps is not None and self.step >= self.steps) and not pace.over():
             total += self._advance_surely(say) if count == 0 and self.plan.compiled else self.advance()

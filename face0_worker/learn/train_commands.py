@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -9,8 +10,8 @@ import click
 _PLACE = click.Path(path_type=Path)
 
 
-def add_train_commands(group: click.Group) -> None:
-    """Give `group` the commands train, faces and pack."""
+def add_train_commands(group: click.Group, permits: Callable[[click.Context], Callable[[str], None]]) -> None:
+    """Give `group` the commands train, faces and pack; `permits` gives what a consent is asked with."""
 
     @group.command()
     @click.option("--data", required=True, multiple=True, type=_PLACE, help="Folder that `people` made; may repeat.")
@@ -29,29 +30,35 @@ def add_train_commands(group: click.Group) -> None:
     @click.option("--compile/--no-compile", "compiled", default=None, help="Default: on a GPU.")
     @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
     @click.option("--pack", type=_PLACE, help="Face pack, where the data does not bring its faces.")
-    def train(data: tuple[Path, ...], out: Path, **said: object) -> None:
+    @click.pass_context
+    def train(ctx: click.Context, /, data: tuple[Path, ...], out: Path, **said: object) -> None:
         """Train a small model from captioned portraits: VAE, then text encoder, denoiser and FaceMapper.
 
         The number of steps is planned once, from the pace of the first ones, so that the learning rate has fallen
         when the minutes are over. A training that was stopped goes on where it was.
         """
+        from transformers.utils.logging import disable_progress_bar
+
         from face0_worker.learn.options import small_plan
         from face0_worker.learn.small_model import train_small
         from face0_worker.render.pipeline import pick_device
 
+        disable_progress_bar()  # one for every file that is written, in the middle of what is said
         device = pick_device(str(said["device"]))
-        pack = said["pack"]
-        train_small(
-            data, out, small_plan(said, device), device, pack=pack if isinstance(pack, Path) else None, say=click.echo
-        )
+        face_pack = said["pack"] if isinstance(said["pack"], Path) else None
+        plan = small_plan(said, device)
+        train_small(data, out, plan, device, pack=face_pack, permit=permits(ctx), say=click.echo)
 
     @group.command()
     @click.argument("data", type=_PLACE)
     @click.option("--pack", type=_PLACE, help="Face pack; default: face0_lite.")
-    def faces(data: Path, pack: Path | None) -> None:
+    @click.pass_context
+    def faces(ctx: click.Context, /, data: Path, pack: Path | None) -> None:
         """Find and embed the face in every picture of DATA, into its faces.npz; what is there already is kept."""
         from face0_worker.learn.seen_faces import faces_of
+        from face0_worker.learn.sources import read_source
 
+        read_source(data, permits(ctx))
         found = faces_of(data, pack, click.echo)
         there = int((abs(found.embeddings).sum(axis=1) > 0).sum())
         click.echo(f"{there} of {len(found.files)} pictures show a face")
@@ -63,9 +70,28 @@ def add_train_commands(group: click.Group) -> None:
     @click.option("--limit-mib", default=48.0, show_default=True, help="Largest pack.")
     @click.option("--quality", type=int, help="Encode again as WebP of this quality; default: files as they are.")
     @click.option("--pack", "face_pack", type=_PLACE, help="Face pack; default: face0_lite.")
-    def pack(data: Path, out: Path, parts: int, limit_mib: float, quality: int | None, face_pack: Path | None) -> None:
+    @click.pass_context
+    def pack(
+        ctx: click.Context,
+        /,
+        data: Path,
+        out: Path,
+        parts: int,
+        limit_mib: float,
+        quality: int | None,
+        face_pack: Path | None,
+    ) -> None:
         """Pack DATA for a machine without a face pack: whole people, with their faces already embedded."""
         from face0_worker.learn.portrait_pack import write_packs
 
         limit = int(limit_mib * 2**20)
-        write_packs(data, out, parts=parts, limit=limit, quality=quality, face_pack=face_pack, say=click.echo)
+        write_packs(
+            data,
+            out,
+            parts=parts,
+            limit=limit,
+            quality=quality,
+            face_pack=face_pack,
+            permit=permits(ctx),
+            say=click.echo,
+        )

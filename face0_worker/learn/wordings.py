@@ -16,7 +16,7 @@ _WEARING = ("wearing", "wearing", "wearing", "in", "dressed in", "who wears")
 _PLACES = ("{}", "{}", "{}", "on a {}", "in front of a {}", "with a {}")
 _GARMENTS = {
     "turtleneck": ("turtleneck sweater", "roll-neck", "polo neck", "turtleneck top"),
-    "t-shirt": ("tee", "tshirt", "T-shirt", "cotton t-shirt"),
+    "t-shirt": ("tee", "tshirt", "T-shirt"),
     "v-neck sweater": ("v-neck", "v-neck jumper", "sweater"),
     "shirt": ("button-up shirt", "collared shirt"),
     "hoodie": ("hooded sweatshirt", "hooded sweater"),
@@ -67,8 +67,9 @@ def _reword(parts: Caption, rng: np.random.Generator) -> str:
     if parts.worn and rng.random() < 0.93:
         text += f" {rng.choice(_WEARING)} {_garment(parts.worn, rng)}"
     if parts.place and rng.random() < 0.93:
-        form = str(rng.choice(_PLACES)) if parts.place.endswith(" background") else "{}"
-        said = form.format(parts.place)
+        plain = parts.place.endswith(" background") and " in the " not in parts.place
+        form = str(rng.choice(_PLACES)) if plain else "{}"
+        said = form.format(parts.place).replace(" a orange", " an orange")
         text = f"{text}, {said}" if form == "{}" or rng.random() < 0.3 else f"{text} {said}"
     return text.replace("grey", "gray") if rng.random() < 0.15 else text
 

@@ -9,7 +9,7 @@ from itertools import islice
 from sqlalchemy import ColumnElement, Connection, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from face0_worker.contract.consent import Purpose
+from face0_worker.contract.consent import PICTURES
 from face0_worker.contract.errors import BadInput, ConsentRefused
 from face0_worker.contract.job import CatalogueJob, ItemState, RenderItem, canonical_json, item_key
 from face0_worker.records import audit, consents
@@ -42,8 +42,8 @@ def create_job(ledger: Ledger, job: CatalogueJob, face_key: str) -> tuple[str, b
     ConsentRefused: the consent does not allow the purpose (also for kept items).
     """
     check_id(job.id)
-    if job.purpose not in tuple(Purpose):
-        raise BadInput(f"purpose {job.purpose!r} is not known; choose from {', '.join(Purpose)}")
+    if job.purpose not in PICTURES:
+        raise BadInput(f"purpose {job.purpose!r} is not known; choose from {', '.join(PICTURES)}")
     refused: ConsentRefused | None = None
     with ledger.transaction() as connection:
         content = _Content(job)

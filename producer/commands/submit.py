@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from face0_worker.contract.consent import Purpose, Use
+from face0_worker.contract.consent import PICTURES, Purpose, Use
 from face0_worker.contract.job import Priority
 from face0_worker.records import consents
 from face0_worker.records.offers import find_model
@@ -40,7 +40,7 @@ from producer.sources import photo_files
 )
 @click.option(
     "--purpose",
-    type=click.Choice([str(purpose) for purpose in Purpose]),
+    type=click.Choice([str(purpose) for purpose in PICTURES]),
     default=str(Purpose.CATALOGUE),
     show_default=True,
     help="What the pictures are for; the consent must allow it.",

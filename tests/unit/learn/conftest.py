@@ -1,11 +1,13 @@
-"""The free pack, built once."""
+"""The free pack and the tokenizer, built once."""
 
 from __future__ import annotations
 
 import pytest
+from transformers import CLIPTokenizer
 
 from face0_worker.faces.embed import Embedder
 from face0_worker.faces.packs import FacePack, load_pack
+from face0_worker.learn.model_folder import write_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,8 @@ def pack() -> FacePack:
 @pytest.fixture(scope="session")
 def embedder(pack: FacePack) -> Embedder:
     return Embedder.open(pack)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))

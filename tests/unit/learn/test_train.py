@@ -1,95 +1,240 @@
-"""Training at toy size on the real code: it learns, and a killed run goes on as if nothing had happened."""
+"""Training at toy size on the real code: exact when resumed, planned once, and unmoved by numbers that are none."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import CLIPTokenizer
 
-from face0_worker.learn.autoencoder import VaePlan, reconstruction_loss, train_vae
-from face0_worker.learn.model_folder import write_tokenizer
-from face0_worker.learn.train import Corpus, Trainer, TrainPlan, draw, face_weight, vary_caption
+from face0_worker.contract.errors import BadInput
+from face0_worker.learn.corpus import Corpus, Mix, draw
+from face0_worker.learn.model_folder import TOY, new_parts
+from face0_worker.learn.pace import MEASURED_STEPS
+from face0_worker.learn.train import LOSSES, STATE, WARM_STEPS, Trainer, TrainPlan
+from tests.unit.learn.toy_data import quiet
+from tests.unit.learn.toy_training import toy_corpus, toy_parts
 
-CAPTION = "a portrait of a person with long hair wearing a red turtleneck, white background"
+PLAN = TrainPlan(steps=6, warmup=3, mix=Mix(batch=4), checkpoint_s=25)
+
+
+class Killed(BaseException):
+    """What no training survives."""
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
-    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+def corpus(tokenizer: CLIPTokenizer) -> Corpus:
+    return toy_corpus(tokenizer)
 
 
-@pytest.fixture
-def corpus() -> Corpus:
-    """Two people with three pictures each; in the last no face was found."""
-    latents = torch.randn(2, 6, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    faces = np.random.default_rng(0).standard_normal((6, 128)).astype(np.float32)
-    faces[5] = 0
-    views = tuple(np.array(mine) for mine in [[0, 1, 2]] * 3 + [[3, 4]] * 3)
-    return Corpus(latents, faces, (CAPTION,) * 6, views)
+class Clock:
+    """A clock that a training moves: each step takes `step_s`, and `kill_at` is the step that does not end."""
+
+    def __init__(self, trainer: Trainer, step_s: float, *, kill_at: int = -1, pretend: bool = False) -> None:
+        self.now, self.step_s, self.kill_at = 0.0, step_s, kill_at
+        self.trainer, self.real, self.pretend = trainer, trainer.advance, pretend
+        trainer.advance = self.advance  # type: ignore[method-assign]
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self) -> Tensor:
+        """Do a step, or only count it, and let time pass."""
+        if self.trainer.step == self.kill_at:
+            raise Killed
+        self.now += self.step_s
+        if not self.pretend:
+            return self.real()
+        self.trainer.step += 1
+        return torch.zeros(())
 
 
-def _weights(trainer: Trainer) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in trainer.parts.parameters()])
+def _numbers(trainer: Trainer) -> list[Tensor]:
+    """Return copies of everything that a step may change: weights and what the optimiser keeps of them."""
+    kept = [value for state in trainer.optimiser.state.values() for value in state.values()]
+    return [value.detach().clone() for value in [*trainer.parts.parameters(), *kept]]
 
 
-def test_a_resumed_training_equals_an_unbroken_one(corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
-    plan = TrainPlan(steps=2, batch=2)
-    whole = Trainer(corpus, tokenizer, plan, tmp_path / "whole")
-    whole.run(minutes=5, say=lambda line: None)
-    broken = Trainer(corpus, tokenizer, plan, tmp_path / "broken")
-    broken.plan = TrainPlan(steps=1, batch=2, warmup=plan.warmup)
-    broken.run(minutes=5, say=lambda line: None)
-    resumed = Trainer(corpus, tokenizer, plan, tmp_path / "broken")
-    assert resumed.step == 1
-    resumed.run(minutes=5, say=lambda line: None)
-    # the rate of step 0 is the same: a cosine starts at its top
-    torch.testing.assert_close(_weights(resumed), _weights(whole), rtol=1e-4, atol=1e-5)
+def _same(one: Trainer, other: Trainer) -> bool:
+    pairs = zip([*_numbers(one), *one.ema.parameters()], [*_numbers(other), *other.ema.parameters()], strict=True)
+    return all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
-def test_the_condition_is_a_face_of_the_same_person_or_none(corpus: Corpus) -> None:
-    plan = TrainPlan(steps=1, batch=64, face_noise=0.0)
-    _, captions, faces = draw(corpus, plan, np.random.default_rng(1))
-    known = {tuple(face) for face in corpus.faces[:5].tolist()}
-    for caption, face in zip(captions, faces.tolist(), strict=True):
-        assert tuple(face) in known or not any(face)
-        assert caption == "" or "red" in caption
-    shares = [sum(not any(face) for face in faces.tolist()), captions.count("")]
-    assert min(shares) > 0
-    assert max(shares) < 32
+def test_a_resumed_training_has_exactly_the_losses_and_weights_of_an_unbroken_one(
+    corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    whole = Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path / "whole")
+    losses = [float(whole.advance()) for _ in range(6)]
+    broken = Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path / "broken")
+    again = [float(broken.advance()) for _ in range(3)]
+    broken.checkpoint()
+    # other weights and another seed of torch's own: everything must come from the checkpoint
+    resumed = Trainer(corpus, toy_parts(tokenizer, seed=5), PLAN, tmp_path / "broken")
+    assert resumed.step == 3
+    again += [float(resumed.advance()) for _ in range(3)]
+    assert again == losses
+    assert _same(resumed, whole)
+    assert len(set(losses)) == 6
 
 
-def test_captions_are_varied_but_keep_what_they_say() -> None:
-    rng = np.random.default_rng(0)
-    said = {vary_caption(CAPTION, rng) for _ in range(200)}
-    assert len(said) > 5
-    assert all("red" in caption and "white background" in caption for caption in said)
+def test_a_killed_training_loses_at_most_one_checkpoint_interval_and_ends_the_same(
+    corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    whole = Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path / "whole")
+    whole.run(1e9, quiet, clock=Clock(whole, 10))
+    killed = Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path / "killed")
+    with pytest.raises(Killed):
+        killed.run(1e9, quiet, clock=Clock(killed, 10, kill_at=5))
+    resumed = Trainer(corpus, toy_parts(tokenizer, seed=5), PLAN, tmp_path / "killed")
+    assert resumed.step == 3  # 20 s of work are lost; the interval is 25 s
+    assert resumed.spent_s == 30
+    resumed.run(1e9, quiet, clock=Clock(resumed, 10))
+    assert resumed.spent_s == 60
+    assert _same(resumed, whole)
 
 
-def test_every_text_has_tokens(tokenizer: CLIPTokenizer) -> None:
-    ids = tokenizer(["red turtleneck", "セーター", "x" * 500], truncation=True, max_length=77)["input_ids"]
-    assert all(2 < len(one) <= 77 for one in ids)
-    assert tokenizer.decode(ids[0], skip_special_tokens=True).strip() == "red turtleneck"
+def test_a_checkpoint_is_whole_or_not_at_all(
+    corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path)
+    trainer.advance()
+    trainer.checkpoint()
+    real = torch.save
+
+    def half(state: Any, path: Path) -> None:
+        real(state, path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", half)
+    trainer.advance()
+    with pytest.raises(Killed):
+        trainer.checkpoint()
+    monkeypatch.undo()
+    assert Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path).step == 1
 
 
-def test_the_face_weighs_twice_and_the_corners_once() -> None:
-    weight = face_weight(16)
-    assert float(weight.max()) == pytest.approx(2, abs=0.05)
-    assert float(weight[0, 0]) == pytest.approx(1, abs=0.05)
+def test_a_checkpoint_of_another_shape_is_refused(corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path).checkpoint()
+    other = new_parts(tokenizer, 128, replace(TOY, unet=(32, 32, 64)))
+    with pytest.raises(BadInput, match="another shape"):
+        Trainer(corpus, other, PLAN, tmp_path)
 
 
-def test_the_vae_learns_and_its_latents_get_unit_variance(tmp_path: Path) -> None:
-    flat = np.random.default_rng(0).integers(0, 255, (8, 1, 1, 3), dtype=np.uint8)
-    pixels = np.repeat(np.repeat(flat, 64, axis=1), 64, axis=2)
-    quiet = lambda line: None  # noqa: E731
-    untrained = train_vae(pixels, tmp_path / "untrained", VaePlan(steps=1, batch=4, crop=32), quiet)
-    vae = train_vae(pixels, tmp_path / "trained", VaePlan(steps=60, batch=4, crop=32), quiet)
-    units = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.no_grad():
-        latents = vae.encode(units).latent_dist.mode()
-        out, before = vae.decode(latents).sample, untrained(units).sample
-    assert float(reconstruction_loss(out, units)) < 0.8 * float(reconstruction_loss(before, units))
-    assert float((latents * vae.config.scaling_factor).std()) == pytest.approx(1, rel=0.1)
-    assert (tmp_path / "trained" / "config.json").is_file()
+def test_steps_are_planned_once_from_the_pace_noted_and_kept_by_later_sittings(
+    corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, steps=None)
+    first = Trainer(corpus, toy_parts(tokenizer), plan, tmp_path)
+    measured = WARM_STEPS + MEASURED_STEPS
+    with pytest.raises(Killed):  # two minutes at a second a step, killed before they are over
+        first.run(2, quiet, clock=Clock(first, 1, kill_at=90, pretend=True))
+    planned = measured + int(0.96 * (120 - measured))
+    assert first.steps == planned
+    assert torch.load(tmp_path / STATE, weights_only=True)["steps"] == planned
+    second = Trainer(corpus, toy_parts(tokenizer), plan, tmp_path)
+    assert 90 - 26 <= second.step < 90
+    second.run(100, quiet, clock=Clock(second, 50, pretend=True))  # a slower machine
+    assert (second.step, second.steps) == (planned, planned)
+    assert second.rate() == pytest.approx(plan.rate / 100)
+
+
+def test_a_sitting_ends_with_its_minutes_and_a_later_one_goes_on(
+    corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, steps=100)
+    for sat in (6, 12):
+        trainer = Trainer(corpus, toy_parts(tokenizer), plan, tmp_path)
+        trainer.run(1, quiet, clock=Clock(trainer, 10, pretend=True))
+        assert trainer.step == sat
+    assert trainer.spent_s == 120
+
+
+def test_the_rate_warms_up_and_falls_in_a_cosine_that_ends_with_the_steps(
+    corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    trainer = Trainer(corpus, toy_parts(tokenizer), replace(PLAN, steps=100, warmup=10), tmp_path)
+    rates = []
+    for trainer.step in range(101):
+        rates.append(trainer.rate() / PLAN.rate)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[50] == pytest.approx(0.505)
+    assert rates[100] == pytest.approx(0.01)
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+
+
+def test_a_step_whose_gradients_are_not_finite_leaves_everything_alone_and_is_counted(
+    corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    trainer = Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path)
+    trainer.advance()
+    before = _numbers(trainer)
+    trainer.corpus = replace(corpus, latents=corpus.latents * torch.nan)
+    assert not torch.isfinite(trainer.advance())
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(before, _numbers(trainer), strict=True))
+    trainer.corpus = corpus
+    assert torch.isfinite(trainer.advance())
+    assert not torch.equal(before[0], _numbers(trainer)[0])
+    assert all(torch.isfinite(value).all() for value in [*_numbers(trainer), *trainer.ema.parameters()])
+    assert trainer.facts()["skipped"] == 1
+    trainer.checkpoint()
+    assert Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path).facts()["skipped"] == 1
+
+
+def test_left_out_faces_are_zero_tokens_and_shown_ones_are_the_mappers(
+    corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    trainer = Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path)
+    contexts: list[Tensor] = []
+
+    def denoise(noisy: Tensor, times: Tensor, context: Tensor, return_dict: bool) -> tuple[Tensor]:
+        contexts.append(context.detach().float())
+        return (noisy,)
+
+    trainer.denoise = denoise
+    batch = draw(corpus, Mix(batch=64), torch.Generator().manual_seed(0))
+    trainer.loss(batch)
+    shown = batch.faces.abs().sum(dim=1) > 0
+    assert 5 < int(shown.sum()) < 60
+    tokens = contexts[0][:, -3:]
+    assert not bool(tokens[~shown].any())
+    wanted = trainer.parts["mapper"](batch.faces[shown]).detach()
+    assert torch.nn.functional.cosine_similarity(tokens[shown].flatten(1), wanted.flatten(1)).min() > 0.999
+    assert bool(contexts[0][:, :-3].any(dim=2).all())
+
+
+def test_who_predicts_the_velocity_has_no_loss(corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    trainer = Trainer(corpus, toy_parts(tokenizer), PLAN, tmp_path)
+    batch = draw(corpus, Mix(batch=32), torch.Generator().manual_seed(0))
+
+    def oracle(noisy: Tensor, times: Tensor, context: Tensor, return_dict: bool) -> tuple[Tensor]:
+        signal, share = (curve[times].reshape(-1, 1, 1, 1) for curve in (trainer.signal, trainer.noise))
+        noise = (noisy - signal * batch.latents) / share
+        return (signal * noise - share * batch.latents,)
+
+    trainer.denoise = oracle
+    assert float(trainer.loss(batch)) < 1e-4
+    trainer.denoise = lambda noisy, times, context, return_dict: (torch.zeros_like(noisy),)
+    assert float(trainer.loss(batch)) > 0.1
+
+
+def test_training_learns(corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    plan = replace(PLAN, steps=30, rate=3e-3)
+    trainer = Trainer(corpus, toy_parts(tokenizer), plan, tmp_path)
+    losses = [float(trainer.advance()) for _ in range(30)]
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+
+
+def test_losses_are_written_as_they_are_told(corpus: Corpus, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    trainer = Trainer(corpus, toy_parts(tokenizer), replace(PLAN, steps=100), tmp_path)
+    told: list[str] = []
+    trainer.run(1e9, told.append, clock=Clock(trainer, 1, pretend=True))
+    curve = [json.loads(line) for line in (tmp_path / LOSSES).read_text().splitlines()]
+    assert [row["step"] for row in curve] == [50, 100]
+    assert told[0].startswith("step 50 of 100 loss")
