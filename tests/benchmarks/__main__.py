@@ -5,21 +5,15 @@ python -m tests.benchmarks --out out [--rounds 3] [--items 48]
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
+from face0_worker.bench.report import Report, Row, compare, name_commit, name_cpu
 from face0_worker.contract.job import ItemState, RenderItem
 from face0_worker.contract.receipt import Verdict
 from face0_worker.faces.packs import digest_folder
@@ -37,31 +31,6 @@ from producer.submit import submit
 from tests.benchmarks.house import CONSENT, installation
 
 COLOURS = ("red", "black", "blue", "green", "white", "yellow", "pink", "grey")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison: medians of both sides, and the median and spread (largest less smallest) of the paired ratios."""
-
-    name: str
-    a: float
-    b: float
-    ratio: float
-    spread: float
-    unit: str
-
-
-def compare(name: str, pairs: list[tuple[float, float]], unit: str) -> Row:
-    """Return the row of paired measurements (a, b)."""
-    ratios = [a / b for a, b in pairs]
-    return Row(
-        name,
-        a=round(statistics.median(a for a, _ in pairs), 4),
-        b=round(statistics.median(b for _, b in pairs), 4),
-        ratio=round(statistics.median(ratios), 4),
-        spread=round(max(ratios) - min(ratios), 4),
-        unit=unit,
-    )
 
 
 def items_of_round(defaults: ItemDefaults, number: int, count: int) -> list[RenderItem]:
@@ -142,27 +111,14 @@ def queue_overhead(rounds: int, count: int) -> Row:
     return compare("end to end / bare loop", pairs, "pictures/s")
 
 
-def about() -> dict[str, str]:
-    """Return the device and the commit that were measured."""
-    import torch
-
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {"device": f"{device}, {os.cpu_count()} cores", "commit": asked.stdout.strip() or "unknown"}
-
-
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Counted pairs, after one that warms up.")
 @click.option("--items", default=48, show_default=True, help="Pictures of each side in a round.")
 def main(out: Path, rounds: int, items: int) -> None:
     """Measure and write OUT/bench.json."""
-    rows = [queue_overhead(rounds, items)]
-    report: dict[str, Any] = {**about(), "rows": [vars(row) for row in rows]}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    for row in rows:
-        click.echo(f"{row.name}: {row.a} / {row.b} {row.unit} = {row.ratio} (spread {row.spread})")
+    report = Report(out, device=name_cpu(), commit=name_commit())
+    click.echo(report.put(queue_overhead(rounds, items)))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def commands(files: Sequence[Path], folder: Path, count: int) -> dict[str, Any]:
 
 def latency(pairs: int = 15) -> dict[str, Any]:
     """Compare the decoder's own process (a) with decoding here (b), in turn, on a 12-megapixel JPEG."""
-    from tests.benchmarks.__main__ import compare
+    from face0_worker.bench.report import compare
 
     with Image.open(PERSON) as person:
         photo = encoded(person.convert("RGB").resize((4032, 3024)), "JPEG", quality=92)
@@ -158,9 +158,9 @@ def main(folder: Path, out: Path, count: int) -> None:
 def _about() -> dict[str, str]:
     from PIL import __version__ as pillow
 
-    from tests.benchmarks.__main__ import about
+    from face0_worker.bench.report import name_commit, name_cpu
 
-    return {**about(), "pillow": pillow}
+    return {"device": name_cpu(), "commit": name_commit(), "pillow": pillow}
 
 
 def _with_faces(decoded: Sequence[Tried], folder: Path) -> list[Tried]:

@@ -8,10 +8,7 @@ Real PostgreSQL, real Valkey and the real `face0 submit` process in a temporary 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +19,7 @@ from typing import Any
 import click
 import redis
 
+from face0_worker.bench.report import name_commit, name_cpu
 from face0_worker.embedded import broker_url, redis_url, running
 from face0_worker.queue.app import make_app, queue_length, sender
 from face0_worker.queue.dispatch import dispatch
@@ -136,13 +134,6 @@ def measure(count: int, rounds: int) -> Iterator[Row]:
             yield Row(f"{name}, waiting: dispatch round {what}", round(waiting[kind], 1), "ms")
 
 
-def about() -> dict[str, str]:
-    """Return the machine and the commit that were measured; no device takes part."""
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    device = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    return {"device": device, "commit": asked.stdout.strip() or "unknown"}
-
-
 @click.command()
 @click.option("--items", default="10000,1000000", show_default=True, help="Lengths of the lists, with commas.")
 @click.option("--rounds", default=20, show_default=True, help="Dispatch rounds of each kind; their median is told.")
@@ -154,7 +145,7 @@ def main(items: str, rounds: int, out: Path) -> None:
         for row in measure(int(count), rounds):
             click.echo(f"{row.name}: {row.value} {row.unit}")
             rows.append(row)
-    report: dict[str, Any] = {**about(), "rows": [vars(row) for row in rows]}
+    report: dict[str, Any] = {"device": name_cpu(), "commit": name_commit(), "rows": [vars(row) for row in rows]}
     out.mkdir(parents=True, exist_ok=True)
     (out / "submit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
