@@ -104,6 +104,15 @@ class Bench:
             hook.remove()
 
 
+@pytest.fixture(autouse=True)
+def one_core() -> Iterator[None]:
+    """Let a rehearsal's rows go in one call of the UNet, as a GPU's do: see render/cores.py."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session", params=["cuda", "rehearsal"])
 def bench(request: pytest.FixtureRequest, work: Path) -> Iterator[Bench]:
     """The device under test; its report is written when all checks are done."""
