@@ -12,21 +12,17 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import numpy as np
 from celery import Celery
 
-from face0_worker.contract.errors import BadInput, BrokerDown, Face0Error, ModelMissing, ServiceDown
-from face0_worker.contract.job import RenderItem, read_batch_message
+from face0_worker.contract.errors import BadInput, BrokerDown, Face0Error, ServiceDown
+from face0_worker.contract.job import read_batch_message
 from face0_worker.embedded import broker_url, ledger_url
-from face0_worker.faces.embed import Embedder
-from face0_worker.faces.packs import load_pack
 from face0_worker.lease import Patience
-from face0_worker.models import digest_model, model_folder, require_allowed
 from face0_worker.outages import Outages
 from face0_worker.queue.app import RENDER_TASK, make_app, queue_name
 from face0_worker.queue.consumer import make_worker, stop_receiving
@@ -35,13 +31,14 @@ from face0_worker.records.ledger import open_ledger
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import open_storage
 from face0_worker.records.vault import Vault
+from face0_worker.renderer import load_renderer, paces_of
 from face0_worker.settings import NO_FILE, Settings, load_settings
 from face0_worker.supervisor import BROKEN, CANT_START, last_words
 from face0_worker.tasks import HANDS, Office, RenderWorker
 from face0_worker.telemetry import Event, configure, log
 
 if TYPE_CHECKING:
-    from face0_worker.render.pipeline import Pipeline
+    from face0_worker.render.limits import BatchLimits
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,50 +64,31 @@ def main(worker_id: str, beat_file: Path, parent: int) -> int:
         return BROKEN
 
 
-def _load(settings: Settings, worker_id: str) -> tuple[Pipeline, Embedder]:
-    # what is missing is said before torch is imported, which takes seconds
-    folder = model_folder(settings.model)
-    digest = digest_model(folder)
-    require_allowed(folder, digest, settings.allowed_models)
-    pack = load_pack(settings.pack)
-    from face0_worker.render.pipeline import Pipeline
-
-    pipeline = Pipeline.load(folder, digest=digest, device=settings.device, precision=settings.precision)
-    pipeline.limits.on_learned = lambda width, height, rows: log(
+def log_limits(limits: BatchLimits, worker_id: str) -> None:
+    """Write into the log how much of a batch turned out to fit on this worker's device."""
+    limits.on_learned = lambda width, height, rows: log(
         Event.BATCH_LIMITED, worker=worker_id, width=width, height=height, rows=rows
     )
-    if pipeline.card.embedder_digest != pack.digest:
-        raise ModelMissing(
-            f"model {pipeline.card.name} was trained with another face pack than {pack.name} "
-            f"({pipeline.card.embedder_digest[:12]}, not {pack.digest[:12]}); set FACE0_PACK or FACE0_MODEL"
-        )
-    return pipeline, Embedder.open(pack)
 
 
 def _serve(settings: Settings, worker_id: str, beat_file: Path) -> int:
-    pipeline, embedder = _load(settings, worker_id)
-    from face0_worker.render.batch import RenderRequest, render_batch
-    from face0_worker.render.quality import gate
-
-    judge = gate(embedder)
-
-    def render(asked: Sequence[tuple[RenderItem, np.ndarray]], on_step: Callable[[int, int], None]) -> Sequence[Any]:
-        requests = [RenderRequest(item, embedder.normalise(face)) for item, face in asked]
-        return render_batch(pipeline, requests, judge=judge, on_step=on_step)
-
+    render = load_renderer(settings)
+    pipeline = render.pipeline
+    log_limits(pipeline.limits, worker_id)
     beating = Heartbeat(beat_file)
     patience = Patience(beat=beating.beat)
     ledger = patience.insist(lambda: open_ledger(ledger_url(settings)))
     office = Office(
         ledger=ledger,
         storage=patience.insist(lambda: open_storage(settings.storage_url, settings.s3_options)),
-        vault=Vault.open(settings.vault_dir),
+        vault=Vault.open(settings.vault_dir, settings.vault_secret),
         signer=Signer.open(settings.keys_dir),
         worker_id=worker_id,
         lease_s=settings.lease_s,
         patience=patience,
     )
-    facts, digest = pipeline.facts(), pipeline.digest
+    digest = pipeline.digest
+    facts = {**pipeline.facts(), "paces": [pace.to_json() for pace in paces_of(settings, pipeline)]}
     offer = partial(jobs.offer_model, ledger, worker_id, digest, str(facts["name"]), facts)
     patience.insist(offer)
     beating.start(offer, patience.outages)

@@ -12,6 +12,7 @@ import click
 from face0_worker.bench.command import bench
 from face0_worker.commandline import EXIT_CODES, chosen_settings, run_group, setting_options
 from face0_worker.evaluate_command import add_evaluate_command
+from face0_worker.gate_commands import add_gate_commands
 from face0_worker.learn.people.command import add_people_command
 from face0_worker.learn.train_commands import add_train_commands
 from face0_worker.model_commands import add_model_commands
@@ -63,6 +64,7 @@ def model() -> None:
 
 
 add_model_commands(model, _settings)
+add_gate_commands(commands, model, _settings)
 
 
 commands.add_command(bench)
@@ -78,7 +80,8 @@ def characters(ctx: click.Context, data: Path, out: Path) -> None:
     """Fit the mixture that `face0 character new` draws from, to portraits seen by this machine's face pack."""
     from face0_worker.learn.characters import fit_portraits
 
-    fit_portraits(data, out, pack=_settings(ctx).pack, say=click.echo)
+    settings = _settings(ctx)
+    fit_portraits(data, out, pack=settings.pack, permit=training_permit(settings), say=click.echo)
 
 
 add_evaluate_command(commands, _settings)

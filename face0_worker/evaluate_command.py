@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from face0_worker.contract.licence import Licence, require_licences
 from face0_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def _evaluate(chosen: Settings, said: dict[str, Any]) -> None:
     from face0_worker.render.pipeline import pick_device
 
     pictures = read_pictures(said["data"])
-    embedder, device = Embedder.open(load_pack(chosen.pack)), pick_device(chosen.device)
+    pack = load_pack(chosen.pack)
+    _warn(chosen, pack.licences)
+    embedder, device = Embedder.open(pack), pick_device(chosen.device)
     folder: Path = said["judges"]
     if said["train_judges"] or not have_judges(folder):
         if not said["train_judges"]:
@@ -92,13 +95,19 @@ def _train(pictures: Sequence[Picture], embedder: Embedder, folder: Path, device
 
 
 def _load_pipeline(chosen: Settings) -> Pipeline:
-    from face0_worker.models import digest_model, model_folder, require_allowed
+    from face0_worker.models import digest_model, model_folder, model_licences, require_allowed
     from face0_worker.render.pipeline import Pipeline
 
     folder = model_folder(chosen.model)
     digest = digest_model(folder)
     require_allowed(folder, digest, chosen.allowed_models)
+    _warn(chosen, model_licences(folder))
     return Pipeline.load(folder, digest=digest, device=chosen.device, precision=chosen.precision)
+
+
+def _warn(chosen: Settings, licences: Sequence[Licence]) -> None:
+    for sentence in require_licences(chosen.licence_profile, licences):
+        click.echo(f"warning: {sentence}", err=True)
 
 
 def _report(

@@ -8,26 +8,36 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from face0_worker import embedded
+from face0_worker.accept import Acceptor
 from face0_worker.contract.errors import LedgerDown, ServiceDown
+from face0_worker.contract.pace import USUAL_BATCH
+from face0_worker.derive import Deriver
+from face0_worker.erasing import errands, make_eraser, replay_first, tell
+from face0_worker.errands import Errand
 from face0_worker.outages import Outages
 from face0_worker.queue.app import check_broker, make_app, queue_length, sender
 from face0_worker.queue.dispatch import dispatch, reconcile
-from face0_worker.records import schema
+from face0_worker.records import schema, webhooks
 from face0_worker.records.ledger import Ledger, open_ledger
 from face0_worker.records.manifest import write_manifest
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import open_storage
 from face0_worker.records.storage_probe import probe
 from face0_worker.records.sweep import sweep_job
+from face0_worker.records.vault import Vault
 from face0_worker.settings import Settings, environment_with
 from face0_worker.supervisor import Round, Supervisor, Watch
 from face0_worker.telemetry import Event, configure, log
+from face0_worker.webhooks import Courier
 
 # a child is silent for as long as one denoising step takes; a step as long as this is a hang
 HANG_LEASES = 2.0
+# messages to receivers are kept for a month; to look once an hour for older ones is enough
+SWEEP_PAUSE_S = 3600.0
 # what libraries print past the log: nobody who runs a worker can act on it; who wants it sets it otherwise
 QUIET = {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
 # no library of the child may look for a model, a newer version or somebody to tell
@@ -51,6 +61,7 @@ def serve(settings: Settings) -> None:
     configure()
     # before anything is started: a home that was never prepared is said at once
     signer = Signer.open(settings.keys_dir)
+    vault = Vault.open(settings.vault_dir, settings.vault_secret)
     with ExitStack() as stack:
         stack.enter_context(embedded.running(settings, left=partial(log, Event.EMBEDDED_LEFT)))
         ledger = open_ledger(embedded.ledger_url(settings))
@@ -60,12 +71,23 @@ def serve(settings: Settings) -> None:
         _check_storage(settings)
         watch = Watch(
             run_dir=embedded.run_folder(settings.home_dir),
-            environment={**QUIET, **environment_with(settings, os.environ), **OFFLINE},
+            environment={
+                **QUIET,
+                # compiled code outlives the worker
+                "TORCHINDUCTOR_CACHE_DIR": str(settings.home_dir / "cache" / "inductor"),
+                **environment_with(settings, os.environ),
+                **OFFLINE,
+            },
             crash_limit=settings.crash_limit,
             hang_s=settings.lease_s * HANG_LEASES,
             poll_s=settings.poll_s,
             grace_s=settings.grace_s,
         )
+        storage = open_storage(settings.storage_url, settings.s3_options)
+        eraser = replace(make_eraser(settings, ledger, storage, vault, signer), told=tell)
+        replay_first(eraser)
+        for errand in [*_errands(settings, ledger, vault, signer), *errands(eraser, settings.retention_days)]:
+            stack.enter_context(errand)
         supervisor = Supervisor(ledger, watch, Dispatcher(settings, ledger, signer).round, Outages())
         signal.signal(signal.SIGTERM, supervisor.stop)
         signal.signal(signal.SIGINT, supervisor.stop)
@@ -82,6 +104,19 @@ def prepare_schema(settings: Settings, ledger: Ledger) -> None:
     done = schema.upgrade(ledger.engine)
     if done.before != done.after:
         log(Event.LEDGER_UPGRADED, before=done.before, after=done.after)
+
+
+def _errands(settings: Settings, ledger: Ledger, vault: Vault, signer: Signer) -> list[Errand]:
+    """Return what is done beside the dispatcher: it may take seconds, and no batch waits for it."""
+    courier = Courier(ledger, settings.keys_dir, settings.webhook_host_names)
+    storage = open_storage(settings.storage_url, settings.s3_options)
+    deriver, acceptor = Deriver(ledger, storage, signer), Acceptor(ledger, storage, vault, signer)
+    return [
+        Errand("webhooks", courier.round),
+        Errand("derivations", deriver.round),
+        Errand("reviews", acceptor.round),
+        Errand("webhook_sweep", partial(webhooks.forget, ledger), pause_s=SWEEP_PAUSE_S),
+    ]
 
 
 def _check_storage(settings: Settings) -> None:
@@ -125,7 +160,8 @@ class Dispatcher:
                 sent = dispatch(
                     self._ledger,
                     self._send,
-                    batch_size=settings.batch,
+                    batch_size=settings.batch or USUAL_BATCH,
+                    calibrated=not settings.batch,
                     window=settings.window,
                     queue_length=self._length,
                 )

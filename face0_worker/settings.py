@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from face0_worker.contract.errors import BadInput
@@ -28,8 +28,11 @@ _FORMS = {
     "s3_public_endpoint": (r"https?://.+", "http://host:port or https://..."),
     "s3_path_style": (r"auto|path|virtual", "auto, path or virtual"),
     "s3_checksums": (r"when_required|when_supported", "when_required or when_supported"),
+    "hour_price": (r"\d+(\.\d+)?\s*[^\s\d]+", "a number and a currency, as in 2.50 EUR"),
+    "licence_profile": (r"commercial|research", "commercial or research"),
     "device": (r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
     "precision": (r"auto|float32|bfloat16|float16", "auto, float32, bfloat16 or float16"),
+    "compile": (r"auto|on|off", "auto, on or off"),
 }
 
 
@@ -45,6 +48,12 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("~/.face0"), description="keys, embedded broker and ledger, local storage")
     keys: Path | None = Field(default=None, description="folder of the signing key; empty: home/keys")
     vault: Path | None = Field(default=None, description="folder of the vault, shared by machines; empty: home/vault")
+    vault_master: SecretStr | None = Field(
+        default=None, description="the vault's master key, 32 bytes in base64; empty: the file vault/master.key"
+    )
+    retention_days: int = Field(
+        default=30, ge=0, description="days after a consent's end until all is erased, where it says nothing itself"
+    )
     broker_url: str = Field(default="", description="redis:// or rediss:// URL; empty: the embedded Valkey in home")
     ledger_url: str = Field(default="", description="postgresql:// URL; empty: the embedded PostgreSQL in home")
     storage: str = Field(default="", description="folder or s3://bucket/prefix; empty: home/storage")
@@ -57,16 +66,30 @@ class Settings(BaseSettings):
     allow_weak_store: bool = Field(default=False, description="accept a store that ignores conditional writes")
     pack: Path | None = Field(default=None, description="insightface pack folder; empty: face0_lite, built at set-up")
     model: Path | None = Field(default=None, description="model folder of this worker; empty: the shipped one")
+    bars: Path | None = Field(default=None, description="file of the quality gate's bars; empty: the model's own")
     allowed_models: str = Field(
         default="", description="digests of the models this worker may load, with commas, or a file; empty: any"
     )
+    licence_profile: str = Field(
+        default="commercial", description="commercial: what forbids it is refused; research: it is told"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: str = Field(default="auto", description="auto, float32, bfloat16 or float16")
-    batch: int = Field(default=8, ge=1, le=256, description="pictures in one render batch")
+    compile: str = Field(default="auto", description="on, off, or auto: on a GPU where `on` compiled the model before")
+    batch: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="pictures in one render batch; 0: as calibrated, 8 where nothing was measured",
+    )
+    hour_price: str = Field(default="", description='what a worker costs an hour, as in "2.50 EUR"; for dry runs')
     window: int = Field(default=2, ge=1, le=16, description="batches outstanding per worker")
     lease_s: float = Field(default=60.0, gt=0, description="a worker silent for longer loses its batch")
     grace_s: float = Field(default=60.0, ge=0, description="a worker told to stop may finish its batch for so long")
     crash_limit: int = Field(default=3, ge=1, description="crashes alone after which an item is given up")
+    webhook_hosts: str = Field(
+        default="", description="hosts, with commas, that webhooks may tell over http or inside this network"
+    )
     poll_s: float = Field(default=0.2, gt=0, description="the dispatcher's pause when there is nothing to do")
 
     @field_validator(*_FORMS)
@@ -109,6 +132,11 @@ class Settings(BaseSettings):
         return (self.vault or self.home_dir / "vault").expanduser().absolute()
 
     @property
+    def vault_secret(self) -> str:
+        """The vault's master key as text, "" where it lies in a file."""
+        return self.vault_master.get_secret_value() if self.vault_master else ""
+
+    @property
     def s3_options(self) -> S3Options:
         """How the S3 server is spoken to. Raises: BadInput: an endpoint that can't be meant."""
         return S3Options(
@@ -119,6 +147,11 @@ class Settings(BaseSettings):
             ca=self.s3_ca.expanduser().absolute() if self.s3_ca else None,
             public_endpoint=self.s3_public_endpoint,
         )
+
+    @property
+    def webhook_host_names(self) -> frozenset[str]:
+        """The hosts that webhooks may tell over http or inside this network."""
+        return frozenset(name.strip().lower() for name in self.webhook_hosts.split(",") if name.strip())
 
     @property
     def storage_url(self) -> str:
@@ -135,7 +168,7 @@ def environment_with(settings: Settings, environment: Mapping[str, str]) -> dict
     `load_settings(NO_FILE)`, `--config /dev/null`.
     """
     said = {name: getattr(settings, name) for name in Settings.model_fields}
-    said |= {"home": settings.home_dir, "storage": settings.storage_url}
+    said |= {"home": settings.home_dir, "storage": settings.storage_url, "vault_master": settings.vault_secret}
     kept = {name: value for name, value in environment.items() if name.removeprefix("FACE0_").lower() not in said}
     kept.pop("FACE0_CONFIG", None)
     paths = {name: value.expanduser().absolute() for name, value in said.items() if isinstance(value, Path)}

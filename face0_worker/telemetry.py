@@ -19,6 +19,7 @@ class Event(StrEnum):
     SUPERVISOR_STOPPED = "supervisor.stopped"
     LEDGER_UPGRADED = "ledger.upgraded"
     STORAGE_WEAK = "storage.weak"
+    LICENCE_RESEARCH = "licence.research"
     SERVICE_DOWN = "service.down"
     SERVICE_STILL_DOWN = "service.still_down"
     SERVICE_BACK = "service.back"
@@ -34,10 +35,20 @@ class Event(StrEnum):
     BATCH_RELEASED = "batch.released"
     BATCH_HANDED_BACK = "batch.handed_back"
     BATCH_LIMITED = "batch.limited"
+    BATCH_ABORTED = "batch.aborted"
+    BATCH_AGAIN = "batch.again"
     LEASE_LOST = "lease.lost"
     MESSAGE_REFUSED = "message.refused"
     EMBEDDED_LEFT = "embedded.left"
     MANIFEST_WRITTEN = "manifest.written"
+    ERRAND_FAILED = "errand.failed"
+    WEBHOOK_DELIVERED = "webhook.delivered"
+    WEBHOOK_FAILED = "webhook.failed"
+    WEBHOOK_GIVEN_UP = "webhook.given_up"
+    ERASURE_STEP = "erasure.step"
+    ERASURE_REPLAYED = "erasure.replayed"
+    ERASURE_FAILED = "erasure.failed"
+    AUDIT_FORKED = "audit.forked"
 
 
 # a worker's broker connection is told by our own events: theirs are one line per second of an outage

@@ -1,36 +1,43 @@
-"""Read a product list (CSV or JSONL) as render items, one at a time, or say everything that is wrong with it."""
+"""Read a product list (CSV, JSONL or XLSX) as render items, one at a time, or say everything that is wrong with it."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput
-from face0_worker.contract.job import SAMPLERS, Guidance, RenderItem
+from face0_worker.contract.job import ITEM_FORM, SAMPLERS, Guidance, RenderItem
+from producer.cells import MAX_PROMPT, MAX_SKU, Cells, at_most, quoted
+from producer.frames import PRESETS, Frame, read_frames, render_size
+from producer.glossary import Glossary, UnknownWords, read_glossary
 from producer.list_file import ListFile
 from producer.product_list import JSONL, Line, Problems, open_list, read_lines
-from producer.signs import JOINERS, LINE_SIGNS, hidden_sign, plain_number, same_look
+from producer.prompt_template import EmptyColumn, Template, UnfitLine
+from producer.signs import same_look
+from producer.variants import Variant, Variants, read_variants
+from producer.workbook import Workbook
 
-_MAX_SKU, _MAX_PROMPT = 200, 2000
-_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
-# a comma before one or two digits is a decimal comma; before three it may separate thousands, so it is refused
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,40}(?:,[0-9]{1,2})?|[0-9]{0,40}\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,3})?")
+MOST_PICTURES = 100_000
 _CAPTIONS = ("name", "title", "商品名")
 
 
 @dataclass(frozen=True)
 class ItemDefaults:
-    """What an item gets where its line says nothing: usually what the model was trained for. Sizes in pixels."""
+    """What an item gets where its line says nothing: usually what the model was trained for. Sizes in pixels.
+
+    `aspect`: how long pictures may be, long side by short side. `output_sizes`: whether the workers that offer the
+    model can bring pictures to an output size.
+    """
 
     width: int = 128
     height: int = 128
     steps: int = 20
     guidance: Guidance = field(default_factory=Guidance)
     precision: str = "float32"
+    aspect: float = 1.0
+    output_sizes: bool = True
 
     @classmethod
     def of_model(cls, facts: Mapping[str, object]) -> ItemDefaults:
@@ -43,38 +50,25 @@ class ItemDefaults:
             steps=int(str(facts.get("steps") or plain.steps)),
             guidance=Guidance(**guidance) if isinstance(guidance, dict) else plain.guidance,
             precision=str(facts.get("precision") or plain.precision),
+            aspect=float(str(facts.get("aspect") or plain.aspect)),
+            output_sizes=int(str(facts.get("item_form") or 1)) >= ITEM_FORM,
         )
 
 
 @dataclass(frozen=True)
-class Template:
-    """A prompt with columns in it: `parts` are (text before it, column or None at the end)."""
+class ListOptions:
+    """How a list becomes items, beyond its template: the files are read when the list is opened.
 
-    parts: tuple[tuple[str, str | None], ...]
+    `sheet`: of a workbook, "" for the first. `most`: pictures that variants may make. docs/product_lists.md has the
+    forms of the files.
+    """
 
-    @classmethod
-    def parse(cls, written: str) -> Template:
-        """Read "a person wearing {garment}". Raises: BadInput: it names no column, or something else than columns."""
-        try:
-            found = list(string.Formatter().parse(written))
-        except ValueError as error:
-            raise BadInput(f"the template can't be read ({error}); write columns as {{garment}}") from error
-        for _, name, form, turn in found:
-            if name is not None and (not name.strip() or form or turn or any(sign in name for sign in ".[]")):
-                raise BadInput(f"the template's {{{name}}} is not a column name; write columns as {{garment}}")
-        if all(name is None for _, name, _, _ in found):
-            said = "names no column, so every picture would be the same; write columns as {garment}"
-            raise BadInput(f"the template {said}")
-        return cls(tuple((text, None if name is None else same_look(name)) for text, name, _, _ in found))
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns it needs."""
-        return tuple(dict.fromkeys(name for _, name in self.parts if name is not None))
-
-    def fill(self, values: Mapping[str, str]) -> str:
-        """Return the prompt for one line's values."""
-        return "".join(text + (values[name] if name is not None else "") for text, name in self.parts)
+    sheet: str = ""
+    variants: Path | None = None
+    frames: Path | None = None
+    glossary: Path | None = None
+    strict_glossary: bool = False
+    most: int = MOST_PICTURES
 
 
 @dataclass(frozen=True)
@@ -83,40 +77,159 @@ class ProductList:
 
     Iterating holds one line in memory. Where a line is wrong no item after it is given, but the rest is read for
     what else is wrong, and BadInput is raised at the end: take nothing as done before the end.
+    `unknown` are the Japanese words that the last iteration found without an entry in the glossary.
     """
 
-    file: ListFile
+    file: ListFile | Workbook
     template: Template | None
     defaults: ItemDefaults
+    variants: Variants | None = None
+    frames: Mapping[str, Frame] = field(default_factory=lambda: PRESETS)
+    glossary: Glossary | None = None
+    strict_glossary: bool = False
+    most: int = MOST_PICTURES
+    unknown: UnknownWords = field(default_factory=UnknownWords)
 
     def __iter__(self) -> Iterator[RenderItem]:
         """Raises: BadInput: every problem with its line and column (the first 20 in words); the file has changed."""
-        problems, empty = Problems(), True
+        problems, made, columns = Problems(), 0, dict[str, None]()
+        self.unknown.clear()
         for line in read_lines(self.file, problems):
-            if empty:
-                _check_columns(line, self.template, self.file)
-            empty = False
-            item = _item(line, self.template, self.defaults, problems)
-            if item is not None and not problems.count:
-                yield item
+            if not columns:
+                self._check_columns(line)
+            columns.update(dict.fromkeys(line.cells))
+            for variant in self.variants.of(line.cells) if self.variants else (None,):
+                before = problems.count
+                item = self._item(line, variant, problems)
+                made += 1
+                if self.variants and made > self.most:
+                    raise BadInput(self._too_many())
+                if not problems.count:
+                    yield item
+                if problems.count > before:
+                    break  # the line's other variants are wrong in the same way
             if problems.too_many:
                 break
         if problems.count:
             raise BadInput(problems.said(self.file.name))
-        if empty:
+        if not columns:
             raise BadInput(f"{self.file.name} holds no products: there is no line under the column names")
+        self._refuse_unknown_columns(columns)
+
+    def _item(self, line: Line, variant: Variant | None, problems: Problems) -> RenderItem:
+        """Return the item of a line; without meaning once there is a problem."""
+        whole = line if variant is None else Line(line.number, {**line.cells, **variant.cells})
+        cell = Cells(whole, problems)
+        sku = cell.text("sku", MAX_SKU, "the product's own number or code", required=True, allowed="")
+        prompt = self._in_prompt_words(_prompt(cell, whole, self.template, problems), "prompt", line, problems)
+        if len(prompt) > MAX_PROMPT:
+            problems.add(line.number, "", f"makes a prompt of {len(prompt):,} characters; {at_most(MAX_PROMPT)}")
+        negative = cell.text("negative_prompt", MAX_PROMPT, "what the picture must not show")
+        output = cell.output(self.frames)
+        defaults = self.defaults
+        width, height = defaults.width, defaults.height
+        if output is not None:
+            if not defaults.output_sizes:
+                raise BadInput("the worker that offers this model is too old to make output sizes; update it first")
+            width, height = render_size(output.width, output.height, defaults.width, defaults.aspect)
+        return RenderItem(
+            sku=sku,
+            prompt=prompt,
+            negative_prompt=self._in_prompt_words(negative, "negative_prompt", line, problems),
+            # a product's pictures for several frames get file names that tell them apart
+            variant=variant.name if variant else same_look(line.cells.get("frame", "")),
+            seed=cell.whole("seed", stable_seed(sku), 0, 2**63 - 1),
+            width=cell.size("width", width),
+            height=cell.size("height", height),
+            steps=cell.whole("steps", defaults.steps, 1, 500),
+            sampler=cell.one_of("sampler", SAMPLERS, RenderItem.sampler),
+            guidance=cell.guidance(defaults.guidance),
+            precision=defaults.precision,
+            output_width=output.width if output else 0,
+            output_height=output.height if output else 0,
+            fit=output.fit if output else "",
+        )
+
+    def _in_prompt_words(self, text: str, column: str, line: Line, problems: Problems) -> str:
+        if self.glossary is None:
+            return text
+        translated, unknown = self.glossary.translate(text)
+        for word in unknown:
+            self.unknown.add(word, line.number)
+            if self.strict_glossary:
+                problems.add(line.number, column, f"{quoted(word)} has no entry in the glossary")
+        return translated
+
+    def _check_columns(self, first: Line) -> None:
+        alike = self.file.path.suffix.lower() not in JSONL  # objects may each have other names
+        if self.variants:
+            used = self.template.columns if self.template else ()
+            self.variants.check(list(first.cells), self.file.name, used=used, all_known=alike)
+        if alike:
+            self._require(first.cells)
+
+    def _refuse_unknown_columns(self, columns: Mapping[str, None]) -> None:
+        """Refuse a template or rule with a name that no object has; rows were checked at the first line."""
+        if self.variants:
+            self.variants.check(list(columns), self.file.name, used=self.template.columns if self.template else ())
+        self._require(columns)
+
+    def _require(self, columns: Collection[str]) -> None:
+        there = [name for name in columns if name] + sorted(self.variants.columns if self.variants else ())
+        needed = ("sku", *self.template.columns) if self.template else ("sku", "prompt")
+        missing = [name for name in needed if name not in there]
+        if missing:
+            hint = (
+                ""
+                if self.template or "prompt" not in missing
+                else "; or make prompts from other columns with --template"
+            )
+            said = f"column {', '.join(missing)} is missing; the columns are {', '.join(there)[:500] or 'none'}{hint}"
+            raise BadInput(f"{self.file.name}: {said}")
+
+    def _too_many(self) -> str:
+        made_by = f"{self.variants.file} ({len(self.variants.every):,} combinations a product)" if self.variants else ""
+        return (
+            f"{self.file.name} with {made_by} makes more than {self.most:,} pictures; exclude some, or allow more "
+            "with --max-pictures. Nothing was enqueued"
+        )
 
 
-def read_items(path: Path, template: str | None = None, defaults: ItemDefaults | None = None) -> ProductList:
-    """Return the items of a CSV or JSONL list, to be iterated as often as needed.
+def _prompt(cell: Cells, line: Line, template: Template | None, problems: Problems) -> str:
+    if template is None:
+        return cell.text("prompt", MAX_PROMPT, "what the picture shows", required=True)
+    values = {name: cell.text(name, MAX_PROMPT, "a value for the template") for name in template.columns}
+    try:
+        return template.fill(values)
+    except EmptyColumn as empty:
+        if not line.cells.get(empty.column):  # else it is told already what is wrong with it
+            problems.add(line.number, empty.column, "is empty; expected a value for the template")
+    except UnfitLine as error:
+        problems.add(line.number, "", f"does not fit the template: {error}")
+    return ""
+
+
+def read_items(
+    path: Path, template: str | None = None, defaults: ItemDefaults | None = None, options: ListOptions | None = None
+) -> ProductList:
+    """Return the items of a CSV, JSONL or XLSX list, to be iterated as often as needed.
 
     `template` makes the prompt from any columns: "a portrait of a person wearing {garment}".
     A line without a seed gets one made from its SKU, so the same list gives the same pictures.
-    Raises: BadInput: no product list, unreadable, in no known encoding, or the template is wrong; what is wrong with
-    single lines is told when the items are iterated.
+    Raises: BadInput: no product list, unreadable, in no known encoding, or the template or a file of the options is
+    wrong; what is wrong with single lines is told when the items are iterated.
     """
-    parsed = Template.parse(template) if template is not None else None
-    return ProductList(open_list(path), parsed, defaults or ItemDefaults())
+    how = options or ListOptions()
+    return ProductList(
+        open_list(path, how.sheet),
+        Template.parse(template) if template is not None else None,
+        defaults or ItemDefaults(),
+        read_variants(how.variants) if how.variants else None,
+        read_frames(how.frames),
+        read_glossary(how.glossary) if how.glossary else None,
+        how.strict_glossary,
+        how.most,
+    )
 
 
 def read_captions(path: Path) -> dict[str, str]:
@@ -132,121 +245,3 @@ def read_captions(path: Path) -> dict[str, str]:
 def stable_seed(sku: str) -> int:
     """Return the seed of a SKU that names none: the first 63 bits of its sha256."""
     return int.from_bytes(hashlib.sha256(sku.encode()).digest()[:8], "big") >> 1
-
-
-def _check_columns(first: Line, template: Template | None, file: ListFile) -> None:
-    needed = ("sku", *template.columns) if template else ("sku", "prompt")
-    missing = [name for name in needed if name not in first.cells]
-    # objects may each have other names, so there the line is told that lacks one
-    if missing and file.path.suffix.lower() not in JSONL:
-        there = ", ".join(name for name in first.cells if name) or "none"
-        hint = "" if template or "prompt" not in missing else "; or make prompts from other columns with --template"
-        raise BadInput(f"{file.name}: column {', '.join(missing)} is missing; the columns are {there[:500]}{hint}")
-
-
-def _item(line: Line, template: Template | None, defaults: ItemDefaults, problems: Problems) -> RenderItem | None:
-    cell, before = _Cells(line, problems), problems.count
-    sku = cell.text("sku", _MAX_SKU, "the product's own number or code", required=True, allowed="")
-    if template is None:
-        prompt = cell.text("prompt", _MAX_PROMPT, "what the picture shows", required=True)
-    else:
-        expected = "a value for the template"
-        prompt = template.fill(
-            {name: cell.text(name, _MAX_PROMPT, expected, required=True) for name in template.columns}
-        )
-        if len(prompt) > _MAX_PROMPT:
-            problems.add(line.number, "", f"makes a prompt of {len(prompt):,} characters; {_at_most(_MAX_PROMPT)}")
-    item = RenderItem(
-        sku=sku,
-        prompt=prompt,
-        negative_prompt=cell.text("negative_prompt", _MAX_PROMPT, "what the picture must not show"),
-        seed=cell.whole("seed", stable_seed(sku), 0, 2**63 - 1),
-        width=cell.size("width", defaults.width),
-        height=cell.size("height", defaults.height),
-        steps=cell.whole("steps", defaults.steps, 1, 500),
-        sampler=cell.one_of("sampler", SAMPLERS, RenderItem.sampler),
-        guidance=cell.guidance(defaults.guidance),
-        precision=defaults.precision,
-    )
-    return item if problems.count == before else None
-
-
-class _Cells:
-    """The cells of one line, read as what they should be; what they are not is added to the problems."""
-
-    def __init__(self, line: Line, problems: Problems) -> None:
-        self._line, self._problems = line, problems
-
-    def wrong(self, column: str, sentence: str) -> None:
-        self._problems.add(self._line.number, column, sentence)
-
-    def text(
-        self, column: str, longest: int, meaning: str, *, required: bool = False, allowed: str = LINE_SIGNS + JOINERS
-    ) -> str:
-        """Return a cell exactly as it is; `allowed`: the invisible characters that it may hold."""
-        value = self._line.cells.get(column, "")
-        if required and not value:
-            self.wrong(column, f"is empty; expected {meaning}")
-        elif len(value) > longest:
-            self.wrong(column, f"has {len(value):,} characters; {_at_most(longest)}")
-        elif sign := hidden_sign(value, allowed):
-            self.wrong(column, f"holds the character {sign}; remove it")
-        else:
-            return value
-        return ""
-
-    def whole(self, column: str, default: int, least: int, most: int) -> int:
-        value = self._line.cells.get(column, "")
-        if not value:
-            return default
-        plain = plain_number(value)
-        number = int(plain) if _WHOLE.fullmatch(plain) else least - 1
-        if not least <= number <= most:
-            self.wrong(column, f"{_quoted(value)} is not a whole number from {least} to {most}")
-            return default
-        return number
-
-    def size(self, column: str, default: int) -> int:
-        number = self.whole(column, default, 64, 2048)
-        if number % 8:
-            self.wrong(column, f"{number} is not a multiple of 8; expected pixels, as in 512")
-        return number
-
-    def one_of(self, column: str, known: Sequence[str], default: str) -> str:
-        value = self._line.cells.get(column, "")
-        if value and value not in known:
-            self.wrong(column, f"{_quoted(value)} is not known; expected one of {', '.join(known)}")
-        return value if value in known else default
-
-    def number(self, column: str, default: float, least: float, most: float, example: str) -> float:
-        value = self._line.cells.get(column, "")
-        if not value:
-            return default
-        plain = plain_number(value)
-        number = float(plain.replace(",", ".")) if _DECIMAL.fullmatch(plain) else least - 1
-        if not least <= number <= most:
-            self.wrong(column, f"{_quoted(value)} is not a number from {least:g} to {most:g}; expected {example}")
-            return default
-        return number
-
-    def guidance(self, default: Guidance) -> Guidance:
-        """Read the paper's w, c and a, and the part of the steps in which they count."""
-        made = Guidance(
-            w=self.number("guidance", default.w, 0, 50, "the strength, as in 7.5"),
-            c=self.number("guidance_c", default.c, 0, 2, "how much of face and prompt together, as in 1"),
-            a=self.number("guidance_a", default.a, 0, 1, "how the rest splits between face and prompt, as in 0"),
-            start=self.number("guidance_start", default.start, 0, 1, "a share of the steps, as in 0.2"),
-            stop=self.number("guidance_stop", default.stop, 0, 1, "a share of the steps, as in 0.8"),
-        )
-        if made.start >= made.stop:
-            self.wrong("guidance_start", "is not before guidance_stop; expected shares of the steps, as in 0.2 and 0.8")
-            return default
-        return made
-
-
-def _at_most(longest: int) -> str:
-    return f"expected at most {longest:,}"
-
-
-def _quoted(value: str) -> str:
-    return repr(value if len(value) <= 40 else value[:37] + "...")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from face0_worker.contract.consent import ConsentRecord, Purpose
+from face0_worker.contract.consent_terms import AgeBand, Terms
 from face0_worker.faces.characters import Recipe, character_id, mixture_of
 from face0_worker.records import consents
 from face0_worker.records.storage import face_key
@@ -40,7 +41,8 @@ def new_character(services: Services, recipe: Recipe, purposes: frozenset[Purpos
     if made:
         about = f"a person who does not exist (seed {recipe.seed})"
         begin = datetime.now(UTC).replace(second=0, microsecond=0)
-        consents.grant(services.ledger, ConsentRecord(consent_id, about, purposes, begin, _FOR_EVER))
+        record = ConsentRecord(consent_id, about, purposes, begin, _FOR_EVER, terms=Terms(age_band=AgeBand.NOBODY))
+        consents.grant(services.ledger, record, sign=services.signer.sign_statement)
     services.vault.new_key(consent_id)
     digest, sealed = seal_face(services.vault, consent_id, source.to_bytes(), embedding)
     key = face_key(consent_id, face_digest(embedding))

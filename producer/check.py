@@ -14,11 +14,15 @@ from face0_worker.records.provenance import Verified, open_public_key, verify_pi
 from producer.services import Services, keys_folder
 
 MAX_BYTES = 200_000_000
+_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The answer for one file: `code` is "ok", "failed" or "refused"; `sentence` says why it is not ok."""
+    """The answer for one file: `code` is "ok", "failed" or "refused".
+
+    `sentence` says why it is not ok, or which picture it was made from.
+    """
 
     file: Path
     code: str
@@ -32,7 +36,7 @@ class Checked:
 
 
 def check_files(services: Services, paths: Iterable[Path]) -> Iterator[Checked]:
-    """Check each file, and each PNG in each folder, in the order of their names.
+    """Check each file, and each PNG, JPEG and WebP in each folder, in the order of their names.
 
     Raises: BadInput: a path is not there, or a folder holds no picture. ServiceDown.
     """
@@ -55,7 +59,13 @@ def check_files(services: Services, paths: Iterable[Path]) -> Iterator[Checked]:
         except VerificationFailed as error:
             yield Checked(file, "failed", str(error), None)
         else:
-            yield Checked(file, "ok", "", verified)
+            yield Checked(file, "ok", _origin(verified), verified)
+
+
+def _origin(verified: Verified) -> str:
+    """Say what a picture in another form was made from; nothing of one as it was rendered."""
+    receipt = verified.receipt
+    return f"{receipt.form}, made from picture {receipt.parent_sha256[:16]}" if receipt.parent_sha256 else ""
 
 
 def _decide(services: Services, consent_id: str, purpose: str) -> Decision:
@@ -67,9 +77,9 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() == ".png")
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in _ENDINGS)
             if not inside:
-                raise BadInput(f"folder {path} holds no .png file")
+                raise BadInput(f"folder {path} holds no .png, .jpg or .webp file")
             found += inside
         elif path.is_file():
             found.append(path)

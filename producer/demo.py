@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from face0_worker.contract.consent import ConsentRecord, Purpose
+from face0_worker.contract.consent_terms import AgeBand, Terms
 from face0_worker.contract.errors import BadInput, VerificationFailed
 from face0_worker.contract.job import ItemState
 from face0_worker.records import consents
@@ -100,8 +101,9 @@ def _grant(services: Services) -> str:
         purposes=frozenset({Purpose.CATALOGUE}),
         valid_from=now,
         valid_until=now + timedelta(days=1),
+        terms=Terms(age_band=AgeBand.NOBODY),
     )
-    consents.grant(services.ledger, record)
+    consents.grant(services.ledger, record, sign=services.signer.sign_statement)
     return record.id
 
 
@@ -116,11 +118,12 @@ def _write_pages(pulled: Pulled, out: Path) -> None:
     if not pulled.files:
         return
     captions = read_captions(LIST)
-    tiles = [Tile(picture.data, captions.get(picture.sku, picture.sku), picture.sku) for picture, _ in pulled.files]
+    shown = [(picture.with_data(path.read_bytes()), path) for picture, path in pulled.files]
+    tiles = [Tile(picture.data, captions.get(picture.sku, picture.sku), picture.sku) for picture, _ in shown]
     contact_sheet(tiles, out / "contact_sheet.png", title=TITLE)
     cards = (
         card(picture, caption=captions.get(picture.sku, ""), link=path.relative_to(out).as_posix())
-        for picture, path in pulled.files
+        for picture, path in shown
     )
     facts = {
         "Pictures": str(len(pulled.files)),

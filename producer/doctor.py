@@ -16,14 +16,16 @@ from typing import Any
 import redis
 
 from face0_worker.contract.errors import BrokerDown, Face0Error, ModelMissing, StorageDown
+from face0_worker.contract.licence import require_licences
 from face0_worker.embedded import ledger_url, redis_url
-from face0_worker.models import digest_model, face_folder, model_folder, require_allowed
+from face0_worker.models import digest_model, face_folder, model_folder, model_licences, require_allowed
 from face0_worker.records.ledger import database_clock, open_ledger
-from face0_worker.records.offers import find_model, list_workers
+from face0_worker.records.offers import Worker, find_model, list_workers
 from face0_worker.records.provenance import Signer
 from face0_worker.records.schema import describe
 from face0_worker.records.storage_probe import probe
 from face0_worker.settings import Settings, unknown_variables
+from producer.places import EXPORT_VARIABLES
 from producer.services import Services, keys_folder
 
 _NEEDED_BYTES = 2_000_000_000
@@ -77,7 +79,7 @@ def examine(settings: Settings, options: frozenset[str] = frozenset()) -> Iterat
 
 
 def _variables(options: frozenset[str]) -> str:
-    unknown = unknown_variables(os.environ, options | {"FACE0_CONFIG", "FACE0_CACHE"})
+    unknown = unknown_variables(os.environ, options | EXPORT_VARIABLES | {"FACE0_CONFIG", "FACE0_CACHE"})
     if unknown:
         said = ", ".join(f"{name}{meant}" for name, meant in unknown.items())
         raise Trouble(f"a variable means nothing: {said}", "correct or remove it; `face0 config` lists the settings")
@@ -160,18 +162,31 @@ def _worker(services: Services) -> str:
         raise ModelMissing(f"no worker is running; the last one offered {offer.name}")
     said = [
         f"{one.model} (digest {one.digest[:12]}) by {one.worker_id} on {one.host or 'an unnamed machine'}, "
-        f"{one.device or 'a device it did not name'}, face0 {one.version or 'of an older version'}"
+        f"{one.device or 'a device it did not name'}, face0 {one.version or 'of an older version'}; {_paces(one)}"
         for one in workers
     ]
     return f"{len(workers)} live: " + "; ".join(said)
+
+
+def _paces(worker: Worker) -> str:
+    if not worker.paces:
+        return "pace not measured (`face0-worker bench --calibrate`)"
+    return ", ".join(
+        f"{pace.width}x{pace.height} px: {pace.batch} at a time, {pace.fixed_s:.3g} s a picture "
+        f"and {pace.row_s:.3g} s an evaluation"
+        for pace in worker.paces
+    )
 
 
 def _model(services: Services) -> str:
     place = model_folder(services.settings.model)
     card, digest = _card(place), digest_model(place)
     require_allowed(place, digest, services.settings.allowed_models)
+    forbidding = require_licences(services.settings.licence_profile, model_licences(place))
     licences = ", ".join(f"{what}: {licence}" for what, licence in dict(card.get("licences", {})).items())
-    return f"{card.get('name')} (digest {digest[:12]}) at {place}; licences: {licences or 'not stated'}"
+    licences += " (for research only)" if forbidding else ""
+    bars = "calibrated" if card.get("gate") else "not calibrated: likeness is measured, nobody is rejected for it"
+    return f"{card.get('name')} (digest {digest[:12]}) at {place}; licences: {licences or 'not stated'}; gate {bars}"
 
 
 def _card(place: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput, StorageDown
+from face0_worker.contract.licence import require_licences
 from face0_worker.embedded import ledger_url, running
 from face0_worker.records import schema
 from face0_worker.records.ledger import open_ledger
@@ -49,9 +50,9 @@ def init(settings: Settings) -> Iterator[Step]:
     if made:
         Signer.create(keys)
     yield Step("signing key", made, str(keys))
-    made = not (vault_folder(settings) / "master.key").is_file()
+    made = not Vault.exists(vault_folder(settings), settings.vault_secret)
     if made:
-        Vault.create(vault_folder(settings))
+        Vault.create(vault_folder(settings), settings.vault_secret)
     yield Step("vault", made, str(vault_folder(settings)))
     yield _storage(settings)
     yield _pack(settings)
@@ -92,6 +93,7 @@ def _pack(settings: Settings) -> Step:
 
     before = settings.pack is not None or (cache_dir() / "packs" / LITE / "pack.json").is_file()
     pack = load_pack(settings.pack)
+    require_licences(settings.licence_profile, pack.licences)
     return Step("face pack", not before, f"{pack.name}, licence: {pack.licence}")
 
 
@@ -116,5 +118,6 @@ def running_ledger(settings: Settings) -> Iterator[str]:
 
 def require_home(settings: Settings) -> None:
     """Check that `face0 init` was run. Raises: BadInput."""
-    if not (vault_folder(settings) / "master.key").is_file() or not (keys_folder(settings) / "signing.pem").is_file():
+    vault = Vault.exists(vault_folder(settings), settings.vault_secret)
+    if not vault or not (keys_folder(settings) / "signing.pem").is_file():
         raise BadInput(f"{settings.home_dir} is not prepared yet; run `face0 init` first")

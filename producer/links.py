@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from face0_worker.contract.consent import Purpose, Use
 from face0_worker.contract.errors import BadInput, Face0Error
-from face0_worker.contract.job import ItemState
 from face0_worker.records import consents
-from face0_worker.records.progress import ItemRow, job_items, job_status
+from face0_worker.records.deliveries import Channel
+from face0_worker.records.progress import job_status
 from face0_worker.records.storage import StorageMissing
+from producer.fetching import Exit, Load, Picture, Request, work_through
+from producer.selection import Wanted, of_job
 from producer.services import Services
 
 LONGEST_S = 7 * 24 * 3600  # what S3 signatures allow
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_CONSENT_AGAIN = 50  # links; a withdrawal in the middle of a long list stops the rest
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,24 @@ def link_seconds(text: str) -> int:
     return seconds
 
 
-def links(services: Services, job_id: str, seconds: int) -> Iterator[tuple[ItemRow, Link | Face0Error]]:
-    """Yield a job's done items, each with a link that lives for `seconds`, or with what is wrong; consent comes first.
+def links(services: Services, job_id: str, seconds: int) -> Iterator[tuple[Wanted, Link | Face0Error]]:
+    """Yield a job's finished pictures, each with a link that lives for `seconds`, or with what is wrong with one.
 
-    No link outlives the consent. It ends earlier when the picture is erased or the credentials that signed it end.
+    The consent comes first, and no link outlives it. A link ends earlier when the picture is erased or the credentials
+    that signed it end. The distribution register notes each before anybody has it.
     Raises: ConsentRefused: the consent does not allow the job's purpose now. BadInput: no such job, or the pictures
     lie in a local folder. ServiceDown.
     """
     job = job_status(services.ledger, job_id)
-    use = Use(Purpose(job.purpose))
-    consent = consents.require(services.ledger, job.consent_id, use, stage="links")
-    for number, row in enumerate(list(job_items(services.ledger, job_id, {ItemState.DONE}))):
-        if number and number % _CONSENT_AGAIN == 0:
-            consent = consents.require(services.ledger, job.consent_id, use, stage="links")
-        if row.picture_key is None or not services.storage.exists(row.picture_key):
-            yield row, StorageMissing("its picture is not in the storage; run `face0 verify` on what you have of it")
-            continue
-        now = datetime.now(UTC)
-        lives = max(1, min(seconds, int((consent.valid_until - now).total_seconds())))
-        yield row, Link(services.storage.link(row.picture_key, lives), now + timedelta(seconds=lives))
+    consent = consents.require(services.ledger, job.consent_id, job.use, stage="links")
+    ends = min(datetime.now(UTC) + timedelta(seconds=seconds), consent.valid_until)
+    way = Exit("links", Channel.LINK, f"link until {ends.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
+
+    def give(wanted: Wanted, picture: Picture, load: Load) -> Link:
+        key = picture.receipt.picture_key
+        if not services.storage.exists(key):
+            raise StorageMissing("its picture is not in the storage; run `face0 verify` on what you have of it")
+        lives = max(1, int((ends - datetime.now(UTC)).total_seconds()))
+        return Link(services.storage.link(key, lives), ends)
+
+    yield from work_through(services, Request(of_job(services, job_id), way), give)

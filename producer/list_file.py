@@ -19,10 +19,22 @@ from face0_worker.contract.errors import BadInput
 LONGEST_LINE = 16 * 1024 * 1024
 _CHUNK = 1024 * 1024
 _ADVICE = "save the list as CSV UTF-8 and submit that"
-_WORKBOOK = "an Excel workbook; in Excel choose Save As, CSV UTF-8, and submit that file"
+_SAVE_AS = "in Excel choose Save As, Excel Workbook (.xlsx), without a password, and submit that file"
+_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 # Kana, Japanese signs and wide letters, or several Japanese signs side by side: Western text in a Windows code page
 # also decodes as Shift_JIS, but to single kanji between Latin letters.
 _JAPANESE = re.compile(r"[\u3001-\u30ff\uff01-\uff5e]|[\u4e00-\u9fff]{2}|[\uff61-\uff9f]{3}")
+
+
+def is_workbook(path: Path) -> bool:
+    """Whether a file's name and bytes are those of an .xlsx workbook. Raises: BadInput: it can't be read."""
+    if path.suffix.lower() not in (".xlsx", ".xlsm"):
+        return False
+    with opened(path) as file:
+        head = file.read(len(_ZIP))
+    if not head.startswith((_ZIP, _OLE)):
+        raise BadInput(f"{shown_name(path)} is no Excel workbook by its bytes; rename it to end in .csv if it is text")
+    return head == _ZIP
 
 
 class LineTooLong(Exception):
@@ -48,7 +60,7 @@ class ListFile:
         Raises: LineTooLong. BadInput: can't be read, or the file is no longer the one that was looked through; this
         is noticed at the latest at its end.
         """
-        with _opened(self.path) as file:
+        with opened(self.path) as file:
             hashed = _Hashed(file)
             text = io.TextIOWrapper(io.BufferedReader(hashed, _CHUNK), self.encoding, newline=newline)
             try:
@@ -75,7 +87,7 @@ def look_through(path: Path) -> ListFile:
     Text is UTF-8, UTF-16 with its mark, or Shift_JIS as Windows writes it.
     Raises: BadInput: can't be read; an Excel workbook; text in another encoding, or no text, and in which line.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         head = file.read(8)
         _refuse_what_is_no_text(head, path)
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -120,7 +132,8 @@ class _Hashed(io.RawIOBase):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a list's bytes. Raises: BadInput: no file, or it can't be read."""
     try:
         # a pipe can't be read twice, and opening one would wait for its writer
         if not stat.S_ISREG(path.stat().st_mode):
@@ -133,8 +146,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _refuse_what_is_no_text(head: bytes, path: Path) -> None:
     name = shown_name(path)
-    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")) or path.suffix.lower() in (".xlsx", ".xlsm", ".xls"):
-        raise BadInput(f"{name} is {_WORKBOOK}")
+    if head.startswith(_OLE):
+        raise BadInput(f"{name} is an Excel workbook of the old kind, or has a password; {_SAVE_AS}")
+    if head.startswith(_ZIP):
+        raise BadInput(f"{name} is an Excel workbook by its bytes; rename it to end in .xlsx")
+    if path.suffix.lower() == ".xls":
+        raise BadInput(f"{name} is no Excel workbook by its bytes; rename it to end in .csv if it holds columns")
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise BadInput(f"{name} is UTF-32; {_ADVICE}")
     zeros = [byte == 0 for byte in head[:4]]

@@ -1,4 +1,4 @@
-"""The lines of a product list: separated columns or JSON objects, one at a time, and what is wrong with any of them."""
+"""The lines of a product list (columns, sheet rows or JSON objects), one at a time, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from face0_worker.contract.errors import BadInput
-from producer.list_file import LONGEST_LINE, LineTooLong, ListFile, look_through, shown_name
+from producer.list_file import LONGEST_LINE, LineTooLong, ListFile, is_workbook, look_through, shown_name
 from producer.signs import hidden_sign, same_look
+from producer.workbook import WORKBOOKS, Row, Workbook, open_workbook
 
 GUIDANCE_COLUMNS = ("guidance", "guidance_c", "guidance_a", "guidance_start", "guidance_stop")
-KNOWN_COLUMNS = ("sku", "prompt", "negative_prompt", "seed", "width", "height", "steps", "sampler", *GUIDANCE_COLUMNS)
+OUTPUT_COLUMNS = ("frame", "output_width", "output_height", "fit")
+KNOWN_COLUMNS = (
+    *("sku", "prompt", "negative_prompt", "seed", "width", "height", "steps", "sampler"),
+    *GUIDANCE_COLUMNS,
+    *OUTPUT_COLUMNS,
+)
 COLUMNS, JSONL = (".csv", ".tsv", ".txt"), (".jsonl",)
 SHOWN, MOST_PROBLEMS = 20, 1000
 _LONGEST_OBJECT, _LONGEST_NAME, _MOST_COLUMNS = 1024 * 1024, 200, 1000  # characters, characters, columns
 # no control characters, which str.strip() also takes: those are refused, not cut off
 _BLANKS = " \t\r\n\u00a0\u3000"
+_TITLES = 20  # rows that a sheet may have above its column names
 _OBJECT = 'expected one object, as in {"sku": "A1", "prompt": "..."}'
 
 
@@ -73,23 +80,64 @@ class Problems:
         return "\n".join(said)
 
 
-def open_list(path: Path) -> ListFile:
-    """Look through a list once. Raises: BadInput: no product list by its name or its bytes, or unreadable."""
-    if path.suffix.lower() not in (*COLUMNS, *JSONL, ".xlsx", ".xlsm", ".xls"):
-        raise BadInput(f"{shown_name(path)}: a product list is a .csv or .jsonl file (also .tsv or .txt with columns)")
+def open_list(path: Path, sheet: str = "") -> ListFile | Workbook:
+    """Look through a list once. `sheet`: which one of a workbook; "": the first.
+
+    Raises: BadInput: no product list by its name or its bytes, or unreadable.
+    """
+    if path.suffix.lower() not in (*COLUMNS, *JSONL, *WORKBOOKS, ".xls"):
+        raise BadInput(
+            f"{shown_name(path)}: a product list is a .csv, .jsonl or .xlsx file (also .tsv or .txt with columns)"
+        )
+    if is_workbook(path):
+        return open_workbook(path, sheet)
+    if sheet:
+        raise BadInput(f"{shown_name(path)} is no Excel workbook and has no sheets; leave --sheet out")
     return look_through(path)
 
 
-def read_lines(file: ListFile, problems: Problems) -> Iterator[Line]:
+def read_lines(file: ListFile | Workbook, problems: Problems) -> Iterator[Line]:
     """Yield the lines of a list; a line that can not be read is added to `problems` and left out.
 
     Raises: BadInput: not a list at all: unreadable, changed meanwhile, column names that can't be used.
     """
+    if isinstance(file, Workbook):
+        yield from _sheet_rows(file, problems)
+        return
     try:
         yield from _objects(file, problems) if file.path.suffix.lower() in JSONL else _rows(file, problems)
     except _TooLong as error:
         hint = "" if file.path.suffix.lower() in JSONL else "; look for a quote that is not closed"
         problems.add(error.line, "", f"goes on for more than {LONGEST_LINE:,} characters{hint}")
+
+
+def _sheet_rows(book: Workbook, problems: Problems) -> Iterator[Line]:
+    rows = book.rows()
+    above: list[Row] = []
+    for row in rows:
+        above.append(row)
+        if "sku" in map(column_name, row.cells) or len(above) == _TITLES:
+            break
+    names = next((row for row in reversed(above) if "sku" in map(column_name, row.cells)), None)
+    names = names or next((row for row in above if any(cell.strip(_BLANKS) for cell in row.cells)), None)
+    if names is None:
+        return
+    header = _header(names.cells, book)
+    for row in chain([row for row in above if row.number > names.number], rows):
+        if any(cell.strip(_BLANKS) for cell in row.cells[len(header) :]):
+            problems.add(
+                row.number, "", f"has cells beyond the {len(header)} columns that have names; name or clear them"
+            )
+            continue
+        before = problems.count
+        for place, sentence in row.wrong.items():
+            if place < len(header):
+                problems.add(row.number, header[place], sentence)
+        if "sku" in header and header.index("sku") in row.dates:
+            problems.add(row.number, "sku", "Excel has made a date of it; format the column as text and type it again")
+        cells = [cell.strip(_BLANKS) for cell in row.cells[: len(header)]]
+        if problems.count == before and any(cells):
+            yield Line(row.number, dict(zip_longest(header, cells, fillvalue="")))
 
 
 class _TooLong(Exception):
@@ -168,16 +216,16 @@ def _separator(header: str) -> str:
     """Commas; semicolons or tabs where only they give a column sku, or more columns than commas do."""
 
     def fits(separator: str) -> tuple[bool, int]:
-        names = [_column_name(cell) for cell in next(csv.reader([header], delimiter=separator), [])]
+        names = [column_name(cell) for cell in next(csv.reader([header], delimiter=separator), [])]
         return "sku" in names, len(names)
 
     return max(",;\t", key=fits)
 
 
-def _header(row: Sequence[str], file: ListFile) -> list[str]:
+def _header(row: Sequence[str], file: ListFile | Workbook) -> list[str]:
     if len(row) > _MOST_COLUMNS:
         raise BadInput(f"{file.name}: there are {len(row):,} columns; expected at most {_MOST_COLUMNS:,}")
-    names = [_column_name(cell) for cell in row]
+    names = [column_name(cell) for cell in row]
     while names and not names[-1]:
         names.pop()
     for place, name in enumerate(names, start=1):
@@ -190,7 +238,8 @@ def _header(row: Sequence[str], file: ListFile) -> list[str]:
 
 
 @lru_cache(maxsize=_MOST_COLUMNS)
-def _column_name(cell: str) -> str:
+def column_name(cell: str) -> str:
+    """Return what a column is called that somebody wrote like this: in one width, the known ones in small letters."""
     name = same_look(cell.strip(_BLANKS))
     return name.casefold() if name.casefold() in KNOWN_COLUMNS else name
 
@@ -229,7 +278,7 @@ def _cells(line: str, number: int, problems: Problems) -> dict[str, str] | None:
     cells: dict[str, str] = {}
     before = problems.count
     for written, value in pairs:
-        name = _column_name(written)
+        name = column_name(written)
         if wrong := _wrong_name(name):
             problems.add(number, "", f"a name {wrong}")
         elif name in cells:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from face0_worker.contract.licence import Licence, require_licences
 from face0_worker.embedded import ledger_url
 from face0_worker.records import schema
 from face0_worker.records.ledger import Ledger, open_ledger
+from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import Storage, open_storage
 from face0_worker.records.vault import Vault
 from face0_worker.settings import Settings
@@ -54,14 +58,26 @@ class Services:
     @cached_property
     def vault(self) -> Vault:
         """The vault. Raises: BadInput: `face0 init` was not run."""
-        return Vault.open(vault_folder(self.settings))
+        return Vault.open(vault_folder(self.settings), self.settings.vault_secret)
+
+    @cached_property
+    def signer(self) -> Signer:
+        """The installation's signing key. Raises: BadInput: `face0 init` was not run."""
+        return Signer.open(keys_folder(self.settings))
 
     @cached_property
     def pack(self) -> FacePack:
-        """The face pack. Raises: ModelMissing."""
+        """The face pack. Raises: ModelMissing. Refused: the licence profile does not allow it; research warns."""
         from face0_worker.faces.packs import load_pack
 
-        return load_pack(self.settings.pack)
+        pack = load_pack(self.settings.pack)
+        self.require_licences(pack.licences)
+        return pack
+
+    def require_licences(self, licences: Sequence[Licence]) -> None:
+        """Say on stderr which licence forbids commercial use. Raises: Refused: the licence profile is commercial."""
+        for sentence in require_licences(self.settings.licence_profile, licences):
+            print(f"warning: {sentence}", file=sys.stderr)
 
     @cached_property
     def embedder(self) -> Embedder:

@@ -17,7 +17,7 @@ _CELL, _GAP, _MARGIN = 256, 20, 32  # pixels
 _CAPTION, _LABEL, _TITLE = 17, 13, 24  # font sizes in pixels
 _LINES = 2
 _PAPER, _INK, _FAINT = (250, 249, 247), (28, 28, 30), (120, 118, 114)
-_MOST = 500
+MOST = 500
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def contact_sheet(tiles: Sequence[Tile], out: Path, *, title: str, columns: int 
     """
     if not tiles:
         raise BadInput("there is no finished picture to put on a contact sheet")
-    shown = tiles[:_MOST]
+    shown = tiles[:MOST]
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
     tall = _CELL + 10 + _LINES * (_CAPTION + 5) + _LABEL + 8

@@ -7,18 +7,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from face0_worker.contract.consent import Purpose, Use
-from face0_worker.contract.errors import BadInput, ModelMissing
+from face0_worker.contract.consent import ConsentRecord, Purpose, Use, decide
+from face0_worker.contract.errors import BadInput, ConsentRefused, ModelMissing
 from face0_worker.contract.job import CatalogueJob, Priority, RenderItem, Subject, item_key
+from face0_worker.models import stated_licences
 from face0_worker.records import consents
-from face0_worker.records.jobs import count_kept, create_job
+from face0_worker.records.jobs import create_job, left_to_render
 from face0_worker.records.offers import ModelOffer, find_model
 from face0_worker.records.progress import job_status
-from face0_worker.records.storage import face_key
+from face0_worker.records.release import open_kept
 from face0_worker.records.stored_faces import newest_face
-from face0_worker.records.vault import face_digest, seal_face, unseal_face
+from producer import enrolment
+from producer.bars import bars_for
+from producer.forecast import Forecast, forecast
 from producer.services import Services
-from producer.sources import Source, embed, photo_files, require_own_face
+from producer.sources import Source, photo_files, require_own_face
 from producer.twins import count_items
 
 
@@ -26,7 +29,8 @@ from producer.twins import count_items
 class SubmitResult:
     """What a submit did. `created` is False when the idempotency key had made this job before.
 
-    `kept` counts items whose picture exists already and is not rendered again. `job_id` is "" after a dry run.
+    `kept` counts items whose picture exists already and is not rendered again. `job_id` is "" after a dry run, which
+    also says what rendering the rest takes.
     """
 
     job_id: str
@@ -34,6 +38,7 @@ class SubmitResult:
     items: int
     kept: int
     model: str
+    takes: Forecast | None = None
 
 
 def submit(
@@ -49,6 +54,10 @@ def submit(
     submitter: str = "",
     idempotency_key: str = "",
     dry_run: bool = False,
+    campaign: str = "",
+    channel: str = "",
+    territory: str = "",
+    bars: Path | None = None,
 ) -> SubmitResult:
     """Check the consent, take the face from the photo, keep both encrypted and write the job.
 
@@ -56,37 +65,45 @@ def submit(
     Without a `face` the one that was stored last under this consent is taken: an earlier photo, or a character.
     `items` are read twice, one at a time: to check them all before anything is stored, and to write them (an iterator,
     which can be read only once, is held in memory instead).
+    `bars`: a file of the quality gate's bars; default: the setting's, else the model's own (docs/quality.md).
+    The first photo enrols the person; a later one that shows somebody else is held for a human (producer/enrolment.py).
     With `dry_run` everything is checked and nothing is written (a refused consent is noted in the audit log).
 
-    Raises: ConsentRefused, FaceRefused; BadInput: the list has no items, the same item twice or SKUs that look equal,
-    or what reading it raises; ModelMissing: no worker ever offered the model, or it was made for another face pack;
-    ServiceDown.
+    Raises: ConsentRefused, FaceRefused, FaceHeld; BadInput: the list has no items, the same item twice or SKUs that
+    look equal, or what reading it raises; ModelMissing: no worker ever offered the model, or it was made for another
+    face pack; ServiceDown.
     """
-    consents.require(services.ledger, consent_id, Use(purpose), stage="submit")
+    use = Use(purpose, campaign, channel, territory)
+    record = consents.require(services.ledger, consent_id, use, stage="submit")
     offer = find_model(services.ledger, model)
-    _require_same_pack(services, offer)
+    licences = dict(offer.facts.get("licences") or {})
+    services.require_licences(stated_licences(offer.name, licences, "its worker's offer"))
+    require_same_pack(services, offer)
+    judged_by = bars_for(offer.facts, bars or services.settings.bars)
     if isinstance(items, Iterator):
         items = tuple(items)
+    if record.terms.by_item:
+        items = Permitted(items, record, use)
     total = count_items(items)
 
     source = _source(services, consent_id, face)
     require_own_face(services, consent_id, source)
-    embedding = embed(services, source)
+    face_found = enrolment.look(services, source)
     subject = Subject(
         consent_id=consent_id,
-        face_digest=face_digest(embedding),
+        face_digest=face_found.digest,
         model_digest=offer.digest,
         embedder_digest=services.pack.digest,
         face_policy=source.which,
     )
     if dry_run:
-        kept = count_kept(services.ledger, (item_key(subject, item) for item in items))
-        return SubmitResult("", False, total, kept, offer.name)
+        enrolment.refuse_other(services, consent_id, face_found)
+        left = left_to_render(services.ledger, ((item_key(subject, item), item) for item in items))
+        takes = forecast(services, offer.digest, left)
+        return SubmitResult("", False, total, total - takes.pictures, offer.name, takes)
 
-    services.vault.new_key(consent_id)
-    digest, sealed = seal_face(services.vault, consent_id, source.to_bytes(), embedding)
-    where = face_key(consent_id, digest)
-    services.storage.put(where, sealed)
+    where = enrolment.seal(services, consent_id, face_found)
+    enrolment.admit(services, consent_id, face_found, where, by=submitter)
 
     job = CatalogueJob(
         id=f"job-{secrets.token_hex(6)}",
@@ -97,10 +114,30 @@ def submit(
         catalogue=catalogue,
         submitter=submitter,
         idempotency_key=idempotency_key,
+        campaign=campaign,
+        channel=channel,
+        territory=territory,
+        bars=judged_by,
     )
     job_id, created = create_job(services.ledger, job, where)
     status = job_status(services.ledger, job_id)
     return SubmitResult(job_id, created, status.total, status.kept, offer.name)
+
+
+class Permitted:
+    """A list whose items a consent has to allow one by one, by SKU and prompt; it is asked whenever they are read."""
+
+    def __init__(self, items: Iterable[RenderItem], record: ConsentRecord, use: Use) -> None:
+        self._items, self._record, self._use = items, record, use
+
+    def __iter__(self) -> Iterator[RenderItem]:
+        """Yield the items. Raises: ConsentRefused: at the first that is not allowed, by its SKU."""
+        now = self._record.valid_from  # the time was asked about already, by the ledger's clock
+        for item in self._items:
+            decision = decide(self._record, self._use.of_item(item.sku, item.prompt), now)
+            if not decision.allowed:
+                raise ConsentRefused(f"SKU {item.sku}: {decision.english}", decision.code)
+            yield item
 
 
 def _source(services: Services, consent_id: str, face: Path | bytes | Source | None) -> Source:
@@ -114,12 +151,15 @@ def _source(services: Services, consent_id: str, face: Path | bytes | Source | N
     if stored is None:
         raise BadInput("no face is stored under this consent yet; give the photo with --face")
     digest, key = stored
-    photo, _ = unseal_face(services.vault, consent_id, services.storage.get(key), digest=digest)
+    photo, _ = open_kept(
+        services.ledger, services.vault, consent_id, services.storage.get(key), digest=digest, by="submit"
+    )
     # embedded anew: the face pack may have changed since
     return Source.from_bytes(photo)
 
 
-def _require_same_pack(services: Services, offer: ModelOffer) -> None:
+def require_same_pack(services: Services, offer: ModelOffer) -> None:
+    """Check that the model was made for the face pack that is installed. Raises: ModelMissing."""
     wanted = str(offer.facts.get("embedder_digest", ""))
     if wanted and wanted != services.pack.digest:
         raise ModelMissing(

@@ -39,15 +39,20 @@ def count_items(items: Iterable[RenderItem]) -> int:
 def _refuse_equal_pictures(items: Iterable[RenderItem], pictures: np.ndarray) -> None:
     ordered = np.sort(pictures)
     suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    seen: dict[str, tuple[int, str]] = {}
+    seen: dict[str, tuple[int, RenderItem]] = {}
     # a hash may be equal by chance, so that the pictures themselves decide
     for place, item in _at(items, np.flatnonzero(np.isin(pictures, suspects))):
-        first, sku = seen.setdefault(item_key(_ANYBODY, item), (place, item.sku))
+        first, twin = seen.setdefault(item_key(_ANYBODY, item), (place, item))
         if first != place:
             raise BadInput(
-                f"SKU {item.sku} asks for the same picture as SKU {sku} (items {place + 1:,} and {first + 1:,} of the "
-                "list: same prompt, seed and size); remove one, or give it another seed. Nothing was enqueued"
+                f"SKU {_named(item)} asks for the same picture as SKU {_named(twin)} (items {place + 1:,} and "
+                f"{first + 1:,} of the list: same prompt, seed and size); remove one, or give it another seed. Nothing "
+                "was enqueued"
             )
+
+
+def _named(item: RenderItem) -> str:
+    return f"{item.sku} (variant {item.variant})" if item.variant else item.sku
 
 
 def _refuse_lookalikes(items: Iterable[RenderItem], skus: np.ndarray, looks: np.ndarray) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from face0_worker.contract.job import OPEN_STATES, ItemState
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.progress import JobStatus, job_items, job_status
+from producer.forecast import duration
 
 _EVERY_S = 0.3
 _LINE_EVERY_S = 1.0
+_LOOK_BACK = 40  # changes
 # what decide() in contract/consent.py may answer: an item cancelled with one of these was refused, not given up
 CONSENT_CODES = frozenset({"unknown", "revoked", "not_yet_valid", "expired", "wrong_purpose"})
 
@@ -32,14 +35,16 @@ def _bar(ledger: Ledger, job_id: str, console: Console) -> JobStatus:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
         TextColumn("{task.fields[note]}", style="yellow"),
     )
+    pulse = Pulse()
     with Progress(*columns, console=console) as progress:
         status = job_status(ledger, job_id)
-        task = progress.add_task("pictures", total=status.total, note="")
+        task = progress.add_task("pictures", total=status.total, note="", pace="")
         while True:
-            progress.update(task, completed=_ended(status), note=note(status))
+            pulse.saw(ended(status), time.monotonic())
+            progress.update(task, completed=ended(status), note=note(status), pace=pulse.said(status))
             if status.ended:
                 return status
             time.sleep(_EVERY_S)
@@ -47,19 +52,50 @@ def _bar(ledger: Ledger, job_id: str, console: Console) -> JobStatus:
 
 
 def _lines(ledger: Ledger, job_id: str, say: Callable[[str], None]) -> JobStatus:
-    last, told = "", 0.0
+    last, told, pulse = "", 0.0, Pulse()
     while True:
         status = job_status(ledger, job_id)
-        line = summary(status)
-        if line != last and (status.ended or time.monotonic() - told >= _LINE_EVERY_S):
-            say(line)
-            last, told = line, time.monotonic()
+        line, now = summary(status), time.monotonic()
+        pulse.saw(ended(status), now)
+        if line != last and (status.ended or now - told >= _LINE_EVERY_S):
+            pace = pulse.said(status)
+            say(f"{line}; {pace}" if pace else line)
+            last, told = line, now
         if status.ended:
             return status
         time.sleep(_EVERY_S)
 
 
-def _ended(status: JobStatus) -> int:
+class Pulse:
+    """How fast a job gets on, from what was seen of it in the last minutes: batches end together, so few say little."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_LOOK_BACK)
+
+    def saw(self, count: int, at_s: float) -> None:
+        """Note how many items have ended at a moment of a clock that only runs on."""
+        if not self._seen or count != self._seen[-1][1]:
+            self._seen.append((at_s, count))
+
+    def rate(self) -> float | None:
+        """Return items a second between the first and the last change that is remembered; None until there are two."""
+        # what had ended when the watching began says nothing of when it did
+        if len(self._seen) < 3:
+            return None
+        (begun, before), (until, after) = self._seen[1], self._seen[-1]
+        return (after - before) / (until - begun) if until > begun else None
+
+    def said(self, status: JobStatus) -> str:
+        """Return rate and time left in words; "" while they are not known or nothing is in motion."""
+        rate, left = self.rate(), status.total - ended(status)
+        if not rate or not left or note(status):
+            return ""
+        often = f"{rate:.3g} a second" if rate >= 1 else f"{rate * 60:.3g} a minute"
+        return f"{often}, about {duration(left / rate)} left"
+
+
+def ended(status: JobStatus) -> int:
+    """Return how many items will not change any more."""
     return status.total - sum(status.counts[state] for state in OPEN_STATES)
 
 
@@ -72,6 +108,15 @@ def summary(status: JobStatus) -> str:
     parts += [f"{status.counts[state]} {state}" for state in others]
     said = note(status)
     return f"{status.id}: {', '.join(parts)}" + (f"; {said}" if said else "")
+
+
+def gate_lines(status: JobStatus) -> list[str]:
+    """Return what second chances cost and where rejected pictures wait; nothing where all is well."""
+    each = status.renders_per_picture
+    lines = [] if each is None or each <= 1 else [f"{each:.2f} pictures were made for each accepted one"]
+    if rejected := status.counts[ItemState.REJECTED]:
+        lines.append(f"{rejected} rejected: `face0 review list --job {status.id}` shows those that wait for you")
+    return lines
 
 
 def note(status: JobStatus) -> str:

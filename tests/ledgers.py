@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 
 from face0_worker.contract.consent import ConsentRecord, Purpose
+from face0_worker.contract.consent_terms import Approval, Terms
 from face0_worker.contract.job import CatalogueJob, ItemState, Priority, RenderItem, Subject, read_batch_message
 from face0_worker.contract.receipt import Verdict
 from face0_worker.queue.dispatch import dispatch
@@ -36,10 +37,11 @@ def digest(text: str) -> str:
 def give_consent(
     ledger: Ledger, consent_id: str = "c1", *, purposes: Sequence[Purpose] = (Purpose.CATALOGUE,), days: float = 1
 ) -> ConsentRecord:
-    """Grant a consent that began an hour ago and ends in `days` days."""
+    """Grant a consent that began an hour ago and ends in `days` days; two people have approved it."""
     now = datetime.now(UTC)
     begin, end = now - timedelta(hours=1), now + timedelta(days=days)
-    record = ConsentRecord(consent_id, f"subject-{consent_id}", frozenset(purposes), begin, end)
+    approved = Terms(approvals=(Approval("staff-1", begin), Approval("staff-2", begin)))
+    record = ConsentRecord(consent_id, f"subject-{consent_id}", frozenset(purposes), begin, end, terms=approved)
     consents.grant(ledger, record)
     return record
 

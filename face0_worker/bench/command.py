@@ -20,11 +20,27 @@ SUBJECTS = ("shipped", "sd15", "sdxl")
     "--rounds", default=3, show_default=True, type=click.IntRange(1), help="Counted, after one that warms up."
 )
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(1, 500), help="Of denoising a picture.")
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(2, 256), help="Pictures in a batch.")
+@click.option(
+    "--batch",
+    default=16,
+    show_default=True,
+    type=click.IntRange(2, 256),
+    help="Pictures in a batch; to calibrate: the most that are tried.",
+)
 @click.option("--compile/--no-compile", "compiled", default=None, help="Also compiled; default: on a GPU.")
 @click.option("--small", is_flag=True, help="Tiny models of the same shapes: a rehearsal, no measurement.")
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Instead find the best batch of this worker's model on this device, and keep it for planning and dry runs.",
+)
+@click.option(
+    "--size", "sizes", multiple=True, metavar="WxH", help="To calibrate; default: the model's own. Repeat it."
+)
 @click.option("--commit", default="", help="Commit to name in bench.json; default: the working tree's.")
+@click.pass_context
 def bench(
+    ctx: click.Context,
     device: str,
     precision: str,
     out: Path,
@@ -34,14 +50,23 @@ def bench(
     batch: int,
     compiled: bool | None,
     small: bool,
+    calibrate: bool,
+    sizes: tuple[str, ...],
     commit: str,
 ) -> None:
     """Print how fast this engine is beside diffusers, measured in turn in one run; write OUT/bench.json.
 
     A ratio says more than a speed. Random weights have the shapes of Stable Diffusion 1.5 and SDXL.
     """
-    from face0_worker.bench.hardware import gpu_name
-    from face0_worker.bench.report import Report, name_commit, name_cpu
+    if calibrate:
+        from face0_worker.calibrate_command import calibrate_here
+
+        calibrate_here(ctx.find_root().obj or {}, device, precision, sizes, most=batch, rounds=rounds)
+        return
+    if sizes:
+        raise click.UsageError("--size goes with --calibrate")
+    from face0_worker.bench.hardware import device_name
+    from face0_worker.bench.report import Report, name_commit
     from face0_worker.bench.run import Bench, Course, run
     from face0_worker.render.pipeline import pick_device, pick_precision
 
@@ -49,8 +74,7 @@ def bench(
     kind = pick_precision(precision, chosen)
     on_gpu = chosen.type == "cuda"
     names = _chosen(models, on_gpu)
-    device_name = gpu_name(chosen) if on_gpu else name_cpu()
-    report = Report(out, device=device_name, commit=commit or name_commit(), about={"precision": kind})
+    report = Report(out, device=device_name(chosen), commit=commit or name_commit(), about={"precision": kind})
     course = Course(steps=steps, rounds=rounds, batch=batch)
     measured = Bench(report, course, chosen, kind, click.echo)
     run(measured, names, compiled=on_gpu if compiled is None else compiled, small=small)

@@ -11,6 +11,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from face0_worker.bench.report import name_cpu
+
 GIB = 2**30
 _PEAK_ROUNDS = 10
 
@@ -18,6 +20,11 @@ _PEAK_ROUNDS = 10
 def gpu_name(device: torch.device) -> str:
     """Return the GPU's name and the torch that drives it."""
     return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+
+
+def device_name(device: torch.device) -> str:
+    """Return what numbers of this device are filed under: the GPU's name, or the processor's and its cores."""
+    return gpu_name(device) if device.type == "cuda" else name_cpu()
 
 
 def wait(device: torch.device) -> None:

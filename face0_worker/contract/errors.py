@@ -46,6 +46,14 @@ class ConsentRefused(Refused):
         self.code = code
 
 
+class FaceHeld(Refused):
+    """The photo is held for a human, or a human refused it. `held_id` names it: `face0 consent held show`."""
+
+    def __init__(self, sentence: str, code: str, held_id: str) -> None:
+        super().__init__(sentence)
+        self.code, self.held_id = code, held_id
+
+
 class ServiceDown(Face0Error):
     """A broker, ledger, store or worker can't be reached (exit 4); try again when it is back."""
 

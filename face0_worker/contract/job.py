@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from face0_worker.contract.bars import Bars
 from face0_worker.contract.errors import BadInput
 
 RENDERER_VERSION = "1"
 WIRE_VERSION = 1
+# what a worker can read in an item: 1, or 2 with an output size. Workers offer it with their models
+ITEM_FORM = 2
 
 
 class Priority(IntEnum):
@@ -57,13 +60,20 @@ class Guidance:
 # what `render.sampler` can step with; a list may name one per item
 SAMPLERS = ("ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "lcm")
 
+# how a rendered picture comes to its output size: cut at its edges, or whole with bars beside it, of a colour if one is
+# named as in "pad #ffffff"
+CROP, PAD = "crop", "pad"
+# fields that came with form 2: left out where they say nothing, so that a key made before them is the same key
+_LATER = ("output_width", "output_height", "fit")
+
 
 @dataclass(frozen=True)
 class RenderItem:
     """One picture to make: everything of the product list that decides its pixels, and its names.
 
     Sizes are in pixels, `seed` is 0 <= seed < 2**63. `sku` and `variant` are the list's names and are
-    not part of the key.
+    not part of the key. The picture is rendered at `width` x `height`; where `output_width` and `output_height` are not
+    0 it is then brought to exactly that size as `fit` says.
     """
 
     sku: str
@@ -77,6 +87,14 @@ class RenderItem:
     sampler: str = "ddim"
     guidance: Guidance = field(default_factory=Guidance)
     precision: str = "float32"
+    output_width: int = 0
+    output_height: int = 0
+    fit: str = ""
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height in pixels of the finished picture."""
+        return (self.output_width, self.output_height) if self.output_width else (self.width, self.height)
 
     def with_seed(self, seed: int) -> RenderItem:
         """Return the same item with another seed."""
@@ -85,7 +103,11 @@ class RenderItem:
     def to_json(self) -> dict[str, Any]:
         """Return the item as plain JSON values; `from_json` reads it back exactly."""
         # as dataclasses.asdict, which takes three times as long: a list may have a million items
-        return {**vars(self), "guidance": dict(vars(self.guidance))}
+        values = {**vars(self), "guidance": dict(vars(self.guidance))}
+        for name in _LATER:
+            if not values[name]:
+                del values[name]
+        return values
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RenderItem:
@@ -111,7 +133,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class CatalogueJob:
-    """A product list to render for one person. `items` may be any number and are read one at a time; ids are opaque."""
+    """A product list to render for one person. `items` may be any number and are read one at a time; ids are opaque.
+
+    `bars`: what the quality gate asks of its pictures. They decide no pixel, so they are no part of an item's key.
+    """
 
     id: str
     subject: Subject
@@ -121,6 +146,10 @@ class CatalogueJob:
     catalogue: str = ""
     submitter: str = ""
     idempotency_key: str = ""
+    campaign: str = ""
+    channel: str = ""
+    territory: str = ""
+    bars: Bars = field(default_factory=Bars)
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 PREDICATE_TYPE = "https://face0.dev/receipt/v1"
@@ -19,6 +19,10 @@ class Verdict:
     one that the pixels were truly computed in; where it is not the one that the item asked for, `rerendered` says
     what was wrong with the first picture (not_a_number, black). Both are empty on receipts of before they were told.
     `truncated`: the end of the prompt or of the negative prompt did not fit the text encoder and was not used.
+    `second_face` is the width of the second-widest face relative to the widest, 0 for one face; `sharpness` is in
+    [0, 1]; `skin_drift` is the distance of the face's colour from the photo's in CIELAB (no colour itself is told: a
+    receipt holds no personal data). `tries` counts the pictures that were made for this one, itself included.
+    `accepted_by`: who accepted a rejected picture, by pseudonym; the reason and the numbers against it stay.
     """
 
     accepted: bool
@@ -30,10 +34,17 @@ class Verdict:
     precision: str = ""
     rerendered: str = ""
     truncated: bool = False
+    second_face: float = 0.0
+    sharpness: float | None = None
+    skin_drift: float | None = None
+    tries: int = 0
+    accepted_by: str = ""
 
 
 # told only where they say something: a receipt that was signed before them keeps its bytes, and so its signature
-_LATER = ("precision", "rerendered", "truncated")
+_LATER = {field.name: field.default for field in fields(Verdict) if field.default is not MISSING}
+
+_DERIVED = ("parent_sha256", "parent_item_key", "form")
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Receipt:
     """The claim that is signed for one picture. It holds no personal data: the consent is an opaque id.
 
     `picture_sha256` is over the stored bytes; `committed_under_epoch` is the consent's epoch at commit.
+    A picture that was made from another one names that one as its parent and says in which `form` it is written
+    (jpeg, quality 85); the verdict is then its parent's. All three are empty on a picture as it was rendered.
     """
 
     item_key: str
@@ -57,13 +70,17 @@ class Receipt:
     height: int
     verdict: Verdict
     renderer_version: str
+    parent_sha256: str = ""
+    parent_item_key: str = ""
+    form: str = ""
 
     def statement(self) -> dict[str, Any]:
         """Return the in-toto Statement v1 whose subject is the picture's digest."""
         predicate = asdict(self)
         digest = predicate.pop("picture_sha256")
         verdict = predicate["verdict"]
-        predicate["verdict"] = {name: value for name, value in verdict.items() if name not in _LATER or value}
+        predicate["verdict"] = {name: value for name, value in verdict.items() if value != _LATER.get(name, MISSING)}
+        predicate = {name: value for name, value in predicate.items() if name not in _DERIVED or value}
         return {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": self.picture_key, "digest": {"sha256": digest}}],

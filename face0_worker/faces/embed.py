@@ -14,6 +14,7 @@ from PIL import Image
 from face0_worker.contract.errors import BadInput, FaceRefused, ModelMissing
 from face0_worker.faces.packs import MARGINS, FacePack
 from face0_worker.faces.photo import decode_photo
+from face0_worker.faces.skin import Lab, skin_colour
 
 MIN_FACE_PX = 32
 # which of several faces in a photo is meant; a number counts them from the left
@@ -24,12 +25,16 @@ _PAD = 0.125  # a border helps where the face fills the picture
 
 @dataclass(frozen=True)
 class FoundFace:
-    """One face: `box` (left, top, right, bottom) in pixels, `landmarks` (5, 2), `embedding` float32 (d,), raw."""
+    """One face: `box` (left, top, right, bottom) in pixels, `landmarks` (5, 2), `embedding` float32 (d,), raw.
+
+    `skin`: its colour; None where the face lies outside the picture.
+    """
 
     box: tuple[float, float, float, float]
     score: float
     landmarks: np.ndarray
     embedding: np.ndarray
+    skin: Lab | None = None
 
     @property
     def width(self) -> float:
@@ -117,7 +122,11 @@ class Embedder:
                 raw = self._recogniser.get(padded, Face(kps=points))
         left, top, right, bottom = (float(value) - border for value in box[:4])
         return FoundFace(
-            (left, top, right, bottom), float(box[4]), points - border, np.asarray(raw, np.float32).reshape(-1)
+            (left, top, right, bottom),
+            float(box[4]),
+            points - border,
+            np.asarray(raw, np.float32).reshape(-1),
+            skin_colour(padded[:, :, ::-1], points),
         )
 
     def embed_photo(self, data: bytes, policy: str = ONLY) -> FoundFace:

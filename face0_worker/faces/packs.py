@@ -14,14 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from face0_worker.contract.errors import ModelMissing
+from face0_worker.contract.errors import BadInput, ModelMissing
 from face0_worker.contract.job import canonical_json
+from face0_worker.contract.licence import Licence
+from face0_worker.faces.matching import L2, Bar
 
 LITE = "face0_lite"
 ALIGNED, MARGINS = "aligned", "paper"
+_MANIFEST = "pack.json"
 # The mean raw embedding of rendered people: dlib's embedding is not zero-mean, see lite_mean.json's note
 _LITE_MEAN = Path(__file__).with_name("lite_mean.json")
 _LITE_VERSION = 1  # grows when the same weights are built into another network
+# stricter than the 0.6 that dlib's author gives for photographs: see docs/consent.md for what it was measured to do
+LITE_BAR = Bar(L2, 0.5)
 _LITE_LICENCE = "MIT (CenterFace), CC0-1.0 (dlib ResNet)"
 
 
@@ -30,6 +35,7 @@ class FacePack:
     """An insightface pack on disk. `mean` is float32 (dimension,), what to remove before comparing faces.
 
     `crop` is what its recogniser takes: ALIGNED by five landmarks, as insightface's own packs, or the paper's MARGINS.
+    `same_person` is the bar under which two photos are of one person; None: nobody measured it, and none is guessed.
     """
 
     folder: Path
@@ -39,6 +45,12 @@ class FacePack:
     dimension: int
     mean: np.ndarray
     crop: str = ALIGNED
+    same_person: Bar | None = None
+
+    @property
+    def licences(self) -> tuple[Licence, ...]:
+        """Its licence, for `require_licences`."""
+        return (Licence(f"face pack {self.name}", self.licence, str(self.folder / _MANIFEST)),)
 
 
 def cache_dir() -> Path:
@@ -85,6 +97,7 @@ def build_lite() -> Path:
             "licence": _LITE_LICENCE,
             "dimension": len(mean),
             "mean": mean,
+            "same_person": vars(LITE_BAR),
             "digest": hashlib.sha256(canonical_json(made_of)).hexdigest(),
             "files": {path.name: _sha256(path) for path in sorted(fresh.glob("*.onnx"))},
         }
@@ -141,6 +154,7 @@ def load_pack(folder: Path | None) -> FacePack:
         dimension=facts["dimension"],
         mean=mean,
         crop=facts["crop"],
+        same_person=facts["same_person"] or (LITE_BAR if folder is None else None),
     )
 
 
@@ -155,7 +169,9 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], np.ndarray]:
         facts |= {"dimension": int(data.get("dimension", 512)), "crop": str(data.get("crop", ALIGNED))}
         facts["files"] = {str(name): str(digest) for name, digest in data.get("files", {}).items()}
         mean = np.asarray(data.get("mean", [0.0] * facts["dimension"]), np.float32)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        bar = data.get("same_person")
+        facts["same_person"] = Bar(str(bar["measure"]), float(bar["most"])) if bar else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, BadInput) as error:
         raise ModelMissing(
             f"{path} makes no sense ({type(error).__name__}); correct it as docs/photos.md says"
         ) from error

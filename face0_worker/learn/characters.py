@@ -15,6 +15,7 @@ from face0_worker.contract.errors import BadInput
 from face0_worker.faces.characters import Mixture, Recipe, character
 from face0_worker.learn.dataset import is_held_out, read_index
 from face0_worker.learn.seen_faces import faces_of
+from face0_worker.learn.sources import Permit, read_source, refuse
 
 EXPLAINED = 0.95  # of the variance, by the Gaussians; the rest is isotropic
 COMPONENTS = (1, 2, 4, 8, 16)
@@ -77,11 +78,15 @@ def compare(mixture: Mixture, faces: np.ndarray, people: Sequence[str], count: i
     return {name: round(float(value), 3) for name, value in told.items()}
 
 
-def fit_portraits(data: Path, out: Path, *, pack: Path | None, say: Callable[[str], None] = print) -> None:
-    """Fit to the portraits of a folder and write the mixture to the file `out`.
+def fit_portraits(
+    data: Path, out: Path, *, pack: Path | None, permit: Permit = refuse, say: Callable[[str], None] = print
+) -> None:
+    """Fit to the portraits of a folder, which has to say by what right, and write the mixture to the file `out`.
 
-    Raises: BadInput: as fit_mixture, read_index and faces_of. ModelMissing: as load_pack.
+    Raises: BadInput: as fit_mixture, read_source, read_index and faces_of. ConsentRefused: as `permit`.
+    ModelMissing: as load_pack.
     """
+    read_source(data, permit)
     seen = faces_of(data, pack, say)
     people = [line.person for line in read_index(data)]
     mixture, about = fit_mixture(seen.embeddings, people, str(seen.embedder["digest"]))

@@ -20,16 +20,18 @@ ENCODED_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pictures ready to learn from, all tensors on one device.
+    """Pictures ready to learn from, all tensors but perhaps `latents` on one device.
 
-    `latents` (2, n, c, h, w): as they are and mirrored, scaled to unit variance; `words` (n, k, 77) int16 token ids
-    of k wordings, `silence` (77,) those of the empty text; `faces` (n, d) float32 normalised, rows of zeros where no
+    `latents` (2, m, c, h, w): as they are and mirrored, scaled to unit variance; `kept` (n,) says which of them each
+    picture's are. `words` (n, k, t) say k wordings: t token ids, int16, or the row of an encoded text; `silence` (t,)
+    those of the empty text. `faces` (n, d) float32 normalised, rows of zeros where no
     face was found; `boxes` (n, 4) float32 in parts of the picture. The pictures of one person in which a face was
     found stand together in `order`: `first` and `views` (n,) say where i's begin and how many they are, `place` (n,)
     which of them is i itself, -1 for none.
     """
 
     latents: Tensor
+    kept: Tensor
     words: Tensor
     silence: Tensor
     faces: Tensor
@@ -40,25 +42,25 @@ class Corpus:
     place: Tensor
 
     def __len__(self) -> int:
-        return int(self.latents.shape[1])
+        return len(self.kept)
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
-        return self.latents.device
+        """Where batches are wanted."""
+        return self.words.device
 
 
 def build_corpus(
     latents: Tensor,
-    captions: Sequence[str],
+    words: Tensor,
+    silence: Tensor,
     people: Sequence[str],
     faces: np.ndarray,
     boxes: np.ndarray,
-    tokenizer: CLIPTokenizer,
-    seed: int = 0,
+    kept: Tensor | None = None,
 ) -> Corpus:
-    """Return the corpus of n pictures; `latents` (2, n, c, h, w) say the device, wordings are drawn from `seed`."""
-    device = latents.device
+    """Return the corpus of n pictures on the device of `words` (n, k, t). `kept` None: `latents` lie in their order."""
+    device = words.device
     found = np.abs(faces).sum(axis=1) > 0
     mine: dict[str, list[int]] = {}
     for index in np.flatnonzero(found).tolist():
@@ -74,15 +76,16 @@ def build_corpus(
     place = np.array([position[i] - first[i] if i in position else -1 for i in range(len(people))], np.int64)
     return Corpus(
         latents,
-        tokenise_wordings(captions, tokenizer, seed).to(device),
-        tokens_of([""], tokenizer)[0].to(device),
+        (torch.arange(len(people)) if kept is None else kept).to(device),
+        words,
+        silence,
         torch.from_numpy(faces.astype(np.float32)).to(device),
         torch.from_numpy(boxes.astype(np.float32)).to(device),
         *(torch.from_numpy(np.asarray(table, np.int64)).to(device) for table in (order or [0], first, views, place)),
     )
 
 
-def tokenise_wordings(captions: Sequence[str], tokenizer: CLIPTokenizer, seed: int) -> Tensor:
+def tokenise_wordings(captions: Sequence[str], tokenizer: CLIPTokenizer, seed: int = 0) -> Tensor:
     """Return the token ids (n, WORDINGS, 77) int16 of every caption's wordings; each text is tokenised once."""
     rng = np.random.default_rng(seed)
     texts = [text for caption in captions for text in wordings(caption, WORDINGS, rng)]
@@ -115,7 +118,7 @@ def encode_latents(pixels: np.ndarray, vae: Any, device: torch.device) -> Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: `latents` (b, c, h, w) float32; `words` (b, 77) int64; `faces` (b, d) float32, zero rows for no
+    """One batch: `latents` (b, c, h, w) float32; `words` (b, t) int64; `faces` (b, d) float32, zero rows for no
     face; `weight` (b, 1, h, w) float32, what each place counts in the loss."""
 
     latents: Tensor
@@ -164,7 +167,8 @@ def draw(corpus: Corpus, mix: Mix, generator: torch.Generator) -> Batch:
     known = (views > 0) & ~no_face
     faces = corpus.faces[corpus.order[(first + view).clamp(max=len(corpus.order) - 1)]]
     faces = faces + mix.face_noise * torch.randn(faces.shape, generator=generator, device=device)
-    latents = corpus.latents[mirrored, chosen].float()
+    shelf = corpus.latents.device
+    latents = corpus.latents[mirrored.to(shelf), corpus.kept[chosen].to(shelf)].to(device).float()
     left, top, right, bottom = corpus.boxes[chosen].unbind(1)
     swapped = torch.stack([1 - right, top, 1 - left, bottom], dim=1)
     boxes = torch.where(mirrored[:, None] == 1, swapped, corpus.boxes[chosen])

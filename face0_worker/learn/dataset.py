@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from face0_worker.contract.errors import BadInput
+from face0_worker.learn.captions import CSV, JSONL, read_rows
 
 HELD_OUT_SHARE = 0.05
 INDEX = "people.jsonl"
+CARD = "card.json"
 _NAMED = 5  # unreadable pictures that a message names
 
 
@@ -57,7 +59,11 @@ class Portraits:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of `people.jsonl`: `file` as it is written there, `path` where it lies."""
+    """One captioned picture: `file` as its folder's index names it, `path` where it lies.
+
+    Where the index does not say who is in the picture, `person` is the consent that the folder's card names, for that
+    is one person's; else the file itself: each picture stands alone.
+    """
 
     file: str
     path: Path
@@ -71,37 +77,72 @@ def is_held_out(person: str, share: float = HELD_OUT_SHARE) -> bool:
     return int.from_bytes(digest[:4], "big") / 2**32 < share
 
 
-def read_index(folder: Path) -> list[Line]:
-    """Read `people.jsonl`: a JSON object a line with `file`, `person` and `caption`; files lie beside it or in images/.
+def read_index(folder: Path, say: Callable[[str], None] = lambda line: None) -> list[Line]:
+    """Return the captioned pictures of a folder, in the order of its index.
 
-    A last line without an end is still being written and is left out.
-    Raises: BadInput: the folder has no `people.jsonl`, it names no picture, or a line of it misses a field.
+    `people.jsonl`: a JSON object a line with `file`, `person` and `caption`; files lie beside it or in images/, and a
+    last line without an end is still being written and is left out. Else `metadata.jsonl` or `metadata.csv` with
+    `file_name` and `text`, and `person` where it is known; else every picture with a `.txt` of its name beside it:
+    `say` counts the pictures without one.
+    Raises: BadInput: the folder is none of these, names no picture, or a line of it misses a field or leads out of it.
     """
+    if (folder / INDEX).is_file():
+        return _people(folder)
+    read = read_rows(folder)
+    if read is None:
+        raise BadInput(
+            f"{folder} has no {INDEX}, {JSONL} or {CSV}, and no picture with a .txt beside it; training reads captions "
+            "from one of these"
+        )
+    rows, bare = read
+    if bare:
+        say(f"{bare} pictures in {folder} have no caption beside them and are left out")
+    whose = _consent(folder)
+    lines = [_line(folder, where, {"person": whose, **row}, ("caption", "file")) for where, row in rows]
+    if not lines:
+        raise BadInput(f"{folder} names no picture")
+    return lines
+
+
+def _people(folder: Path) -> list[Line]:
     index = folder / INDEX
     try:
         written = index.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{folder} has no {INDEX} in UTF-8; training reads one JSON object per picture from it"
-        ) from error
-    lines = [_line(folder, f"{index} line {number}", text) for number, text in enumerate(written, start=1)]
+        raise BadInput(f"{index} can't be read as UTF-8 ({type(error).__name__})") from error
+    lines = []
+    for number, text in enumerate(written, start=1):
+        where = f"{index} line {number}"
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise BadInput(f"{where} is not JSON") from error
+        if not isinstance(row, dict):
+            raise BadInput(f"{where} is not a JSON object")
+        lines.append(_line(folder, where, row, ("caption", "file", "person")))
     if not lines:
         raise BadInput(f"{index} names no picture")
     return lines
 
 
-def _line(folder: Path, where: str, text: str) -> Line:
+def _consent(folder: Path) -> str:
+    """Return the consent that a folder's card names; "" for none: what is wrong with a card is said where it counts."""
     try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise BadInput(f"{where} is not JSON") from error
-    if not isinstance(row, dict):
-        raise BadInput(f"{where} is not a JSON object")
-    missing = [name for name in ("caption", "file", "person") if not isinstance(row.get(name), str)]
+        return str(json.loads((folder / CARD).read_text(encoding="utf-8")).get("consent") or "").strip()
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _line(folder: Path, where: str, row: Mapping[str, object], needed: Sequence[str]) -> Line:
+    missing = [name for name in needed if not isinstance(row.get(name), str)]
     if missing:
         raise BadInput(f"{where}: missing {', '.join(missing)}")
-    path = folder / row["file"]
-    return Line(row["file"], path if path.is_file() else folder / "images" / row["file"], row["person"], row["caption"])
+    file = str(row["file"])
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise BadInput(f"{where}: {file} leads out of the folder, whose card says nothing of what lies there")
+    path = folder / file
+    person = str(row.get("person") or file)
+    return Line(file, path if path.is_file() else folder / "images" / file, person, str(row["caption"]))
 
 
 def load_portraits(
@@ -140,10 +181,10 @@ def load_portraits(
     return portraits, len(lines) - len(rows)
 
 
-def readable(lines: Sequence[Line], say: Callable[[str], None]) -> list[Line]:
-    """Return the lines whose picture can be read, on all cores; `say` counts and names the others.
+def readable(lines: Sequence[Line], say: Callable[[str], None], of: int) -> list[Line]:
+    """Return the lines whose picture can be read, on all cores; `say` counts and names the others, of so many.
 
-    Raises: BadInput: there are lines and none of them can be read.
+    Raises: BadInput: none of them can be read.
     """
 
     def sound(line: Line) -> bool:
@@ -155,7 +196,7 @@ def readable(lines: Sequence[Line], say: Callable[[str], None]) -> list[Line]:
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         good = list(threads.map(sound, lines))
-    _tell([line for line, there in zip(lines, good, strict=True) if not there], len(lines), say)
+    _tell([line for line, there in zip(lines, good, strict=True) if not there], of, say)
     return [line for line, there in zip(lines, good, strict=True) if there]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from face0_worker.contract.errors import BadInput
-from face0_worker.learn.dataset import Portraits, load_portraits
+from face0_worker.learn.dataset import Line, Portraits, load_portraits, read_index
 from face0_worker.learn.samples import Sitters
 from face0_worker.learn.seen_faces import SeenFaces, faces_of
 from face0_worker.learn.sources import Permit, Source, read_source
@@ -36,34 +36,63 @@ class Material:
     faceless: int
 
 
+@dataclass(frozen=True)
+class Looked:
+    """All pictures of all folders before any is left out: lines and faces in one order, and each source."""
+
+    sources: tuple[Source, ...]
+    lines: tuple[Line, ...]
+    faces: SeenFaces
+
+
+def look(folders: Sequence[Path], pack: Path | None, permit: Permit, say: Callable[[str], None]) -> Looked:
+    """Ask for the right to each folder, then read its captions and look at its faces.
+
+    Raises: BadInput: as read_source, read_index and faces_of, or faces of several packs. ConsentRefused: as `permit`.
+    """
+    sources = tuple(read_source(folder, permit) for folder in folders)
+    lines = tuple(line for folder in folders for line in read_index(folder, say))
+    looked = [faces_of(folder, pack, say) for folder in folders]
+    for folder, one in zip(folders, looked, strict=True):
+        if one.embedder != looked[0].embedder:
+            raise BadInput(f"the faces of {folder} were embedded by another face pack than those of {folders[0]}")
+    digests = tuple(digest for one in looked for digest in one.digests)
+    embeddings, boxes = (np.concatenate([getattr(one, name) for one in looked]) for name in ("embeddings", "boxes"))
+    return Looked(sources, lines, SeenFaces(digests, embeddings, boxes, looked[0].embedder))
+
+
+def choose(wide: np.ndarray, learn: np.ndarray, held: int, say: Callable[[str], None]) -> np.ndarray:
+    """Return those of the pictures `learn` (int64) whose face is `wide` (bool, of all) enough; `say` counts the others.
+
+    Raises: BadInput: nothing is left.
+    """
+    kept = learn[wide[learn]]
+    if len(learn) == 0:
+        raise BadInput(f"nothing to learn from: all {held} pictures are of the people held out for samples; add people")
+    if len(kept) == 0:
+        raise BadInput(f"nothing to learn from: of {len(learn)} pictures none shows a face wider than {MIN_FACE_PX} px")
+    if len(kept) < len(learn):
+        say(f"{len(learn) - len(kept)} pictures show no face wider than {MIN_FACE_PX} px and are left out")
+    return np.asarray(kept)
+
+
 def gather(
     folders: Sequence[Path], size: int, pack: Path | None, permit: Permit, say: Callable[[str], None]
 ) -> Material:
     """Read all folders and the faces in them, leave out what can't be learned from, and split off the held-out people.
 
-    Raises: BadInput: as read_source, load_portraits and faces_of, faces of several packs, or nothing is left.
-    ConsentRefused: as `permit`.
+    Raises: BadInput: as look, load_portraits and choose. ConsentRefused: as `permit`.
     """
-    sources = tuple(read_source(folder, permit) for folder in folders)
-    looked = [faces_of(folder, pack, say) for folder in folders]
-    for folder, one in zip(folders, looked, strict=True):
-        if one.embedder != looked[0].embedder:
-            raise BadInput(f"the faces of {folder} were embedded by another face pack than those of {folders[0]}")
+    looked = look(folders, pack, permit, say)
     portraits, unreadable = load_portraits(folders, size, say)
-    embeddings = np.concatenate([one.embeddings for one in looked])[portraits.rows]
-    boxes = np.concatenate([one.boxes for one in looked])[portraits.rows]
-    wide = (boxes[:, 2] - boxes[:, 0]) * portraits.sides > MIN_FACE_PX
+    faces = looked.faces.rows(portraits.rows)
+    wide = faces.widths() * portraits.sides > MIN_FACE_PX
     learn, held = portraits.held_out()
     unseen, sitters = (
         portraits.pixels[held][:UNSEEN],
-        Sitters.choose(portraits.pixels[held], [portraits.people[i] for i in held], embeddings[held], SITTERS),
+        Sitters.choose(portraits.pixels[held], [portraits.people[i] for i in held], faces.embeddings[held], SITTERS),
     )
-    kept = learn[wide[learn]]
-    if len(kept) == 0:
-        raise BadInput(f"nothing to learn from: of {len(learn)} pictures none shows a face wider than {MIN_FACE_PX} px")
-    if len(kept) < len(learn):
-        say(f"{len(learn) - len(kept)} pictures show no face wider than {MIN_FACE_PX} px and are left out")
+    kept = choose(wide, learn, len(held), say)
     seen = portraits.subset(kept)
     say(f"{len(seen)} pictures of {len(set(seen.people))} people to learn from, {len(held)} held out")
-    faces = SeenFaces(seen.files, embeddings[kept], boxes[kept], looked[0].embedder)
-    return Material(seen, faces, sitters, unseen, sources, unreadable, len(learn) - len(kept))
+    return Material(seen, faces.rows(kept), sitters, unseen, looked.sources, unreadable, len(learn) - len(kept))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,23 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
+def complete_tokenizer(folder: Path) -> None:
+    """Write `vocab.json` and `merges.txt` beside a `tokenizer.json` that stands alone: older transformers want them.
+
+    Raises: BadInput: there is neither.
+    """
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return
+    try:
+        model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        vocabulary = json.dumps(model["vocab"], ensure_ascii=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{folder} holds no CLIP tokenizer ({type(error).__name__}); copy the model again") from error
+    (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+
+
 def read_tokenizer(folder: Path, start: Path | None = None) -> CLIPTokenizer:
     """Return the tokenizer in `folder`, made there first: that of the model folder `start`, or a new one.
 
@@ -183,21 +202,55 @@ def write_model(folder: Path, parts: torch.nn.ModuleDict, facts: dict[str, Any])
         half: Any = copy.deepcopy(parts[name]).cpu().half()
         half.save_pretrained(folder / name)
     DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+    write_face(folder, parts["mapper"], facts, torch.float16)
+    write_index(folder, "DDIMScheduler")
+
+
+def write_face(folder: Path, mapper: torch.nn.Module, facts: dict[str, Any], dtype: torch.dtype) -> None:
+    """Write `face0/`: the mapper in `dtype` and the card."""
     (folder / "face0").mkdir(exist_ok=True)
-    mapper = parts["mapper"].state_dict()
-    weights = {name: value.to("cpu", torch.float16).contiguous() for name, value in mapper.items()}
+    weights = {name: value.to("cpu", dtype).contiguous() for name, value in mapper.state_dict().items()}
     save_file(weights, folder / "face0" / "mapper.safetensors")
     (folder / "face0" / "face0.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_index(folder: Path, scheduler: str) -> None:
+    """Write `model_index.json` of a Stable Diffusion folder with this class of scheduler."""
     index = {
         "_class_name": "StableDiffusionPipeline",
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
         "safety_checker": [None, None],
         "requires_safety_checker": False,
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+@contextmanager
+def replaced(out: Path) -> Iterator[Path]:
+    """Lend an empty folder that then takes the place of `out`, whole or not at all; the one before stays until then.
+
+    A run that was killed between the two renames leaves the one before as `out`.old; the next call puts it back first.
+    """
+    fresh, old = out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
+    if old.exists() and not out.exists():
+        old.replace(out)
+    for stale in (fresh, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    if out.exists():
+        out.replace(old)
+    fresh.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_place(out: Path) -> None:
+    """Raise BadInput when `out` holds something else than a model: it is replaced as a whole."""
+    if out.exists() and not (out / "face0" / "face0.json").is_file():
+        raise BadInput(f"{out} is there already and is not a model of face0; name another --out")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from face0_worker.contract.errors import BadInput
-from face0_worker.learn.dataset import INDEX, Line, is_held_out, read_index, readable
+from face0_worker.learn.dataset import CARD, INDEX, Line, is_held_out, read_index
 from face0_worker.learn.seen_faces import FACES, SeenFaces, faces_of
-from face0_worker.learn.sources import CARD, Permit, read_source, refuse
+from face0_worker.learn.sources import Permit, read_source, refuse
 
 _BLOCK = 512  # tar's unit: what a file takes beside its own bytes, and what those are rounded up to
 
@@ -39,9 +41,10 @@ def write_packs(
     """
     read_source(folder, permit)
     faces = faces_of(folder, face_pack, say)
-    by_person: dict[str, list[Line]] = {}
-    for line in readable(read_index(folder), say):
-        by_person.setdefault(line.person, []).append(line)
+    by_person: dict[str, list[tuple[int, Line]]] = {}
+    for row, line in enumerate(read_index(folder, say)):
+        if faces.digests[row]:  # else it can't be read
+            by_person.setdefault(line.person, []).append((row, line))
     held = [person for person in by_person if is_held_out(person)][:held_out]
     queue = [*held, *(person for person in by_person if not is_held_out(person))]
     out.mkdir(parents=True, exist_ok=True)
@@ -58,44 +61,55 @@ def write_packs(
 
 
 def _write_pack(
-    folder: Path, path: Path, people: list[list[Line]], faces: SeenFaces, limit: int, quality: int | None
+    folder: Path,
+    path: Path,
+    people: list[list[tuple[int, Line]]],
+    faces: SeenFaces,
+    limit: int,
+    quality: int | None,
 ) -> int:
-    """Write one tar and return how many people it took."""
-    row = {file: number for number, file in enumerate(faces.files)}
+    """Write one tar and return how many people it took; each line comes with its row of `faces`."""
     rows: list[int] = []
-    names: list[str] = []
+    digests: list[str] = []
     lines: list[str] = []
-    source = {json.loads(text)["file"]: text for text in (folder / INDEX).read_text("utf-8").split("\n")[:-1]}
+    source = _said(folder, [line for mine in people for _, line in mine])
     room, taken = limit - 64 * _BLOCK, 0
     with tarfile.open(path, "w") as tar:
         for mine in people:
-            pictures = [(line, _bytes(line.path, quality)) for line in mine]
-            needed = sum(_cost(line, data, len(source[line.file])) for line, data in pictures)
+            pictures = [(row, line, _bytes(line.path, quality)) for row, line in mine]
+            needed = sum(_cost(data, len(source[line.file])) for _, line, data in pictures)
             if needed > room:
                 break
             room -= needed
             taken += 1
-            for line, data in pictures:
+            for row, line, data in pictures:
                 name = str(Path(line.file).with_suffix(".webp")) if quality is not None else line.file
                 _add(tar, name, data)
                 lines.append(json.dumps({**json.loads(source[line.file]), "file": name}, ensure_ascii=False))
-                rows.append(row[line.file])
-                names.append(name)
+                rows.append(row)
+                digests.append(hashlib.sha256(data).hexdigest())
         if not taken:
             raise BadInput(f"no person fits into a pack of {limit:,} bytes")
         _add(tar, INDEX, ("\n".join(lines) + "\n").encode())
         _add(tar, CARD, (folder / CARD).read_bytes())
-        at = np.array(rows, np.int64)
         packed = path.with_suffix(".faces.npz")
-        SeenFaces(tuple(names), faces.embeddings[at], faces.boxes[at], faces.embedder).save(packed)
+        replace(faces.rows(np.array(rows, np.int64)), digests=tuple(digests)).save(packed)
         _add(tar, FACES, packed.read_bytes())
         packed.unlink()
     return taken
 
 
-def _cost(line: Line, data: bytes, said: int) -> int:
+def _said(folder: Path, lines: Sequence[Line]) -> dict[str, str]:
+    """Return a JSON line for each file: the folder's own where it has `people.jsonl`, with all that it says."""
+    if (folder / INDEX).is_file():
+        return {json.loads(text)["file"]: text for text in (folder / INDEX).read_text("utf-8").split("\n")[:-1]}
+    told = ({"file": line.file, "person": line.person, "caption": line.caption} for line in lines)
+    return {row["file"]: json.dumps(row, ensure_ascii=False) for row in told}
+
+
+def _cost(data: bytes, said: int) -> int:
     """Bytes of the tar that a picture takes: header, padded data, its line and its face."""
-    face = 2 * (128 + 4) + 4 * (len(line.file) + 8)
+    face = 2 * (128 + 4) + 4 * 64
     return _BLOCK + -(-len(data) // _BLOCK) * _BLOCK + said + face + 16
 
 

@@ -13,24 +13,29 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from face0_worker.contract.errors import BadInput
 from face0_worker.learn.autoencoder import VaePlan, psnr, reconstruct, take_vae, train_vae
-from face0_worker.learn.corpus import build_corpus, encode_latents, tokens_of
+from face0_worker.learn.corpus import build_corpus, encode_latents, tokenise_wordings, tokens_of
 from face0_worker.learn.dataset import Portraits
 from face0_worker.learn.material import Material, gather
 from face0_worker.learn.model_folder import (
     FACE_TOKENS,
+    SCHEDULER,
     SMALL,
     Shape,
+    check_place,
     check_start,
+    complete_tokenizer,
     load_parts,
     new_parts,
     read_tokenizer,
+    replaced,
     write_model,
 )
-from face0_worker.learn.samples import PROMPTS, grid, sheet, write_sheet
+from face0_worker.learn.samples import PROMPTS, Asked, grid, show_sheet, write_sheet
+from face0_worker.learn.schedule import Schedule
 from face0_worker.learn.sources import Permit, refuse
-from face0_worker.learn.train import Trainer, TrainPlan
+from face0_worker.learn.train import Subject, Trainer, TrainPlan
+from face0_worker.learn.watching import Watch
 
 CARD = """# {name}
 
@@ -70,7 +75,7 @@ def train_small(
     *,
     pack: Path | None = None,
     permit: Permit = refuse,
-    say: Callable[[str], None] = print,
+    watch: Watch | None = None,
 ) -> None:
     """Train on `folders` and write the model folder `out`; what is half done lies in `out`.training and is resumed.
 
@@ -79,7 +84,8 @@ def train_small(
     Raises: BadInput: as gather, `out` is something else than a model, or `plan.start` is not a model of this shape.
     ConsentRefused: as `permit`. ModelMissing: face weights or CLIP's merges are needed and absent.
     """
-    work = out.with_name(out.name + ".training")
+    watch = watch or Watch()
+    say, work = watch.say, out.with_name(out.name + ".training")
     check_place(out)
     if plan.start is not None:
         check_start(plan.start)
@@ -95,27 +101,36 @@ def train_small(
     tokenizer = read_tokenizer(work / "tokenizer", plan.start)
     latents = encoded(material.seen, vae, device, work / "latents.safetensors", say)
     faces = material.faces
-    corpus = build_corpus(
-        latents, material.seen.captions, material.seen.people, faces.embeddings, faces.boxes, tokenizer
-    )
+    words = tokenise_wordings(material.seen.captions, tokenizer).to(device)
+    silence = tokens_of([""], tokenizer)[0].to(device)
+    corpus = build_corpus(latents, words, silence, material.seen.people, faces.embeddings, faces.boxes)
     torch.manual_seed(plan.denoiser.seed)
     parts = new_parts(tokenizer, faces.embeddings.shape[1], plan.shape)
     if plan.start is not None:
         load_parts(plan.start, parts)
-    trainer = Trainer(corpus, parts, plan.denoiser, work)
-    words = tokens_of(PROMPTS, tokenizer).long().to(device)
+    trainer = Trainer(corpus, new_subject(parts, device), plan.denoiser, work)
+    asked = Asked(tokens_of(PROMPTS, tokenizer).long().to(device), silence.long(), tuple(latents.shape[2:]))
 
     def keep(now: Trainer) -> None:
         for source in material.sources:
             if source.consent:
                 permit(source.consent)
-        assemble(out, vae, work / "tokenizer", now.ema, card_facts(out.name, plan.shape, material, now))
-        picture = sheet(now.ema, vae, material.sitters, words, corpus.silence.long())
-        write_sheet(picture, work / f"samples-{now.step:06d}.jpg")
-        say(f"wrote {out} and a sample sheet at step {now.step}")
+        with now.averaged() as averages:
+            assemble(out, vae, work / "tokenizer", averages, card_facts(out.name, plan.shape, material, now))
+        show_sheet(now, vae, material.sitters, asked, work, watch)
+        say(f"wrote {out} at step {now.step}")
 
-    trainer.run(1e9 if plan.minutes is None else plan.minutes, say, keep)
+    trainer.run(1e9 if plan.minutes is None else plan.minutes, watch, keep)
     keep(trainer)
+
+
+def new_subject(parts: torch.nn.ModuleDict, device: torch.device) -> Subject:
+    """Return a new model's parts as what is trained: all of them learn, the text encoder too."""
+
+    def text(words: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(parts["text_encoder"](words).last_hidden_state)
+
+    return Subject(parts, text, Schedule.of(SCHEDULER, device), "a small model from nothing")
 
 
 def prepare(device: torch.device) -> None:
@@ -127,13 +142,13 @@ def prepare(device: torch.device) -> None:
 
 def tell_vae(vae: Any, material: Material, work: Path, say: Callable[[str], None]) -> None:
     """Say how well the VAE keeps held-out pictures, and draw some of them above what is left of them."""
-    if len(material.unseen) == 0 or (work / "vae.jpg").is_file():
+    if len(material.unseen) == 0 or (work / "vae.png").is_file():
         return
     pixels = torch.from_numpy(material.unseen).to(next(vae.parameters()).device)
     decoded = reconstruct(vae, pixels)
     say(f"vae keeps {len(pixels)} pictures of held-out people at {psnr(decoded, pixels):.2f} dB")
     some = slice(0, min(8, len(pixels)))
-    write_sheet(grid(torch.stack([pixels[some], decoded[some]]).cpu().numpy()), work / "vae.jpg")
+    write_sheet(grid(torch.stack([pixels[some], decoded[some]]).cpu().numpy()), work / "vae.png")
 
 
 def encoded(seen: Portraits, vae: Any, device: torch.device, cache: Path, say: Callable[[str], None]) -> torch.Tensor:
@@ -181,29 +196,13 @@ def card_facts(name: str, shape: Shape, material: Material, trainer: Trainer) ->
     }
 
 
-def check_place(out: Path) -> None:
-    """Raise BadInput when `out` holds something else than a model: it is replaced as a whole."""
-    if out.exists() and not (out / "face0" / "face0.json").is_file():
-        raise BadInput(f"{out} is there already and is not a model of face0; name another --out")
-
-
 def assemble(out: Path, vae: Any, tokenizer: Path, parts: torch.nn.ModuleDict, facts: dict[str, Any]) -> None:
-    """Write the model folder from trained parts, whole or not at all; the one before stays until then.
-
-    A run that was killed between the two renames leaves the one before as `out`.old; the next call puts it back first.
-    """
-    fresh, old = out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
-    if old.exists() and not out.exists():
-        old.replace(out)
-    for stale in (fresh, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    shutil.copytree(tokenizer, fresh / "tokenizer")
-    kept = type(vae)(**{**vae.config, "_name_or_path": out.name})  # else the folder that it was read from
-    kept.load_state_dict({name: value.cpu() for name, value in vae.state_dict().items()})
-    kept.half().save_pretrained(fresh / "vae")
-    write_model(fresh, parts, facts)
-    (fresh / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
-    if out.exists():
-        out.replace(old)
-    fresh.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
+    """Write the model folder from trained parts, as `replaced` does."""
+    with replaced(out) as fresh:
+        shutil.copytree(tokenizer, fresh / "tokenizer")
+        complete_tokenizer(fresh / "tokenizer")
+        kept = type(vae)(**{**vae.config, "_name_or_path": out.name})  # else the folder that it was read from
+        kept.load_state_dict({name: value.cpu() for name, value in vae.state_dict().items()})
+        kept.half().save_pretrained(fresh / "vae")
+        write_model(fresh, parts, facts)
+        (fresh / "README.md").write_text(CARD.format(**facts), encoding="utf-8")

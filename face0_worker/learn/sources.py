@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput, ConsentRefused
-from face0_worker.learn.dataset import read_index
+from face0_worker.learn.dataset import CARD, read_index
 
-CARD = "card.json"
 # Takes a consent's id and raises ConsentRefused unless that person allows to be learned from now.
 Permit = Callable[[str], None]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput, ModelMissing, Refused
+from face0_worker.contract.licence import Licence
 from face0_worker.faces.packs import digest_folder
 
 SHIPPED = Path(__file__).with_name("face0_small")
@@ -78,6 +81,21 @@ def allowed_digests(setting: str) -> frozenset[str] | None:
     if wrong:
         raise BadInput(f"{file}, line {wrong[0]}: expected a digest of 64 hexadecimal digits at its start")
     return frozenset(digests)
+
+
+def model_licences(place: Path) -> tuple[Licence, ...]:
+    """Return the licences that a model's card states, for `require_licences`; none where it has no card to read."""
+    file = face_folder(place) / "face0.json"
+    try:
+        card = json.loads(file.read_text("utf-8"))
+        return stated_licences(str(card["name"]), card.get("licences", {}), str(file))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()  # whoever loads it says what is wrong with it
+
+
+def stated_licences(model: str, licences: Mapping[str, str], where: str) -> tuple[Licence, ...]:
+    """Return the licences of a model by part, as its card or a worker's offer states them."""
+    return tuple(Licence(f"{what} of model {model}", str(text), where) for what, text in licences.items())
 
 
 def require_allowed(place: Path, digest: str, setting: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
 from face0_worker.contract.errors import LedgerDown, ServiceDown
 from face0_worker.contract.job import batch_message
+from face0_worker.contract.pace import Size, best_batches
 from face0_worker.queue.app import QueueLength, Send, queue_name
-from face0_worker.records import attempts, audit, commits, jobs, waiting
+from face0_worker.records import attempts, audit, commits, jobs, offers, waiting
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.waiting import Batch as Batch
 from face0_worker.records.waiting import WaitingItem as WaitingItem
@@ -18,8 +21,10 @@ from face0_worker.records.waiting import WaitingItem as WaitingItem
 RESEND_AFTER_S = 2.0
 
 
-def plan_batches(waiting: Sequence[WaitingItem], batch_size: int) -> list[Batch]:
-    """Group the items that can share one batch, at most `batch_size` together. Pure.
+def plan_batches(
+    waiting: Sequence[WaitingItem], batch_size: int, best: Mapping[Size, int] = MappingProxyType({})
+) -> list[Batch]:
+    """Group the items that can share one batch, at most `best[width, height]` together, `batch_size` of others. Pure.
 
     Items keep their order in a batch, and batches are in the order of their first items. Items of one batch have
     the same model, size, steps, sampler and precision; people and jobs mix freely. A solo item goes alone.
@@ -29,13 +34,18 @@ def plan_batches(waiting: Sequence[WaitingItem], batch_size: int) -> list[Batch]
     for item in waiting:
         shape = (item.model_digest, item.width, item.height, item.steps, item.sampler, item.precision)
         batch = None if item.solo else filling.get(shape)
-        if batch is None or len(batch) >= batch_size:
+        if batch is None or len(batch) >= best.get((item.width, item.height), batch_size):
             batch = []
             batches.append(batch)
             if not item.solo:
                 filling[shape] = batch
         batch.append(item)
     return [Batch(tuple(batch)) for batch in batches]
+
+
+def _plan(found: Sequence[WaitingItem], most: int, *, usual: int, best: Mapping[Size, int]) -> list[Batch]:
+    """Plan what was found for batches of at most `most`: each size in its own best batch."""
+    return plan_batches(found, min(usual, most), best)
 
 
 def dispatch(
@@ -45,17 +55,24 @@ def dispatch(
     batch_size: int,
     window: int,
     queue_length: QueueLength,
+    calibrated: bool = False,
     resend_after_s: float = RESEND_AFTER_S,
 ) -> int:
     """Fill the window of every live model and send what the broker lost; return how many new batches were sent.
 
-    At most `window` batches per live worker are outstanding, so that an urgent job overtakes a long one. A message
-    is sent after its attempt stands in the ledger, and again as long as nobody has claimed it (promise P9).
+    With `calibrated` a batch is as large as the model's live workers found best for its size, and `batch_size` where
+    none of them has measured it. At most `window` batches per live worker are outstanding, so that an urgent job
+    overtakes a long one. A message is sent after its attempt stands in the ledger, and again as long as nobody has
+    claimed it (promise P9).
     Raises: BrokerDown: the attempts stand and are sent by a later call. LedgerDown.
     """
     new = 0
-    for model_digest, workers in sorted(jobs.live_workers(ledger).items()):
-        taken = waiting.take_waiting(ledger, model_digest, workers * window, batch_size, plan_batches)
+    paces = offers.live_paces(ledger) if calibrated else {}
+    for model_digest, workers in sorted(offers.live_workers(ledger).items()):
+        best = best_batches(paces.get(model_digest, ()))
+        most = max([batch_size, *best.values()])
+        plan = partial(_plan, usual=batch_size, best=best)
+        taken = waiting.take_waiting(ledger, model_digest, workers * window, most, plan)
         _send(ledger, send, [(attempt_id, model_digest) for attempt_id in taken])
         new += len(taken)
     resend(ledger, send, queue_length, resend_after_s)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, case, func, or_, select, update
 
+from face0_worker.contract.bars import Bars
+from face0_worker.contract.consent import Use
 from face0_worker.contract.errors import LeaseLost
 from face0_worker.contract.job import ItemState, RenderItem, Subject
-from face0_worker.records import consents
+from face0_worker.records import consents, webhooks
+from face0_worker.records.kept import reject_kept
 from face0_worker.records.ledger import Ledger, lock_items
 from face0_worker.records.tables import IN_FLIGHT, OUTSTANDING, attempts, commits, fencing_tokens, items, jobs
 
@@ -30,6 +33,8 @@ class ClaimedItem:
     spec: RenderItem
     item_key: str
     consent_epoch: int
+    use: Use
+    bars: Bars = field(default_factory=Bars)
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,11 @@ def claim(ledger: Ledger, attempt_id: str, worker_id: str, lease_s: float) -> Cl
 
 def _take_items(connection: Connection, attempt_id: str) -> list[ClaimedItem]:
     rows = _lock_dispatched(connection, attempt_id)
-    decisions = consents.decide_all(connection, {(row.consent_id, row.purpose) for row in rows})
+    uses = {row.item_id: (row.consent_id, _use(row)) for row in rows}
+    decisions = consents.decide_all(connection, uses.values())
     allowed = []
     for row in rows:
-        record, decision = decisions[row.consent_id, row.purpose]
+        record, decision = decisions[uses[row.item_id]]
         if record is not None and decision.allowed:
             allowed.append((row, record.epoch))
             continue
@@ -95,7 +101,8 @@ def _take_items(connection: Connection, attempt_id: str) -> list[ClaimedItem]:
 
 
 def _lock_dispatched(connection: Connection, attempt_id: str) -> list[Row[Any]]:
-    names = ("consent_id", "face_digest", "model_digest", "embedder_digest", "face_policy", "face_key", "purpose")
+    subject = ("consent_id", "face_digest", "model_digest", "embedder_digest", "face_policy", "face_key")
+    names = (*subject, "purpose", "campaign", "channel", "territory", "bars")
     query = (
         select(items.c.id.label("item_id"), items.c.job_id, items.c.item_key, items.c.spec, *[jobs.c[n] for n in names])
         .join(jobs)
@@ -109,14 +116,28 @@ def _lock_dispatched(connection: Connection, attempt_id: str) -> list[Row[Any]]:
 def _claimed(row: Row[Any], epoch: int) -> ClaimedItem:
     subject = Subject(row.consent_id, row.face_digest, row.model_digest, row.embedder_digest, row.face_policy)
     spec = RenderItem.from_json(row.spec)
-    return ClaimedItem(row.item_id, row.job_id, subject, row.face_key, row.purpose, spec, row.item_key, epoch)
+    use, bars = _use(row), Bars.from_json(row.bars)
+    return ClaimedItem(
+        row.item_id, row.job_id, subject, row.face_key, row.purpose, spec, row.item_key, epoch, use, bars
+    )
+
+
+def _use(row: Row[Any]) -> Use:
+    return consents.job_use(row).of_item(row.spec["sku"], row.spec["prompt"])
 
 
 def keep_committed(connection: Connection, wanted: ColumnElement[bool]) -> set[int]:
-    """End those of the wanted items whose key is committed as done and kept; return their ids.
+    """End those of the wanted items whose key is committed; return their ids.
 
-    The caller has locked them and has decided that their consent allows their purpose.
+    They are done and kept, or rejected where that picture is below their job's bars. The caller has locked them and
+    has decided that their consent allows their purpose.
     """
+    rejected = reject_kept(connection, wanted)
+    return rejected | keep(connection, wanted & items.c.id.not_in(rejected))
+
+
+def keep(connection: Connection, wanted: ColumnElement[bool]) -> set[int]:
+    """End those of the wanted items whose key is committed as done and kept, whatever their bars; return their ids."""
     rows = connection.execute(
         update(items)
         .where(wanted, items.c.item_key == commits.c.item_key, commits.c.purged_at.is_(None))
@@ -187,16 +208,25 @@ def fail_item(
     """
     with ledger.transaction() as connection:
         hold(connection, attempt_id, token)
-        connection.execute(
+        row = connection.execute(
             update(items)
             .where(items.c.id == item_id, is_running(attempt_id))
             .values(state=state, error_code=error_code, error=sentence)
-        )
+            .returning(items.c.job_id, items.c.item_key)
+        ).first()
+        if row is not None and state is ItemState.REJECTED:
+            webhooks.emit(connection, webhooks.WebhookEvent.ITEM_REJECTED, dict(row._mapping))
 
 
 def is_running(attempt_id: str) -> ColumnElement[bool]:
     """Return the condition that an item is being rendered in this attempt."""
     return (items.c.attempt_id == attempt_id) & IN_FLIGHT & (items.c.state == ItemState.RUNNING)
+
+
+def still_running(ledger: Ledger, attempt_id: str) -> frozenset[int]:
+    """Return the ids of the attempt's items that are still to be rendered: not revoked, not cancelled."""
+    with ledger.transaction() as connection:
+        return frozenset(connection.execute(select(items.c.id).where(is_running(attempt_id))).scalars())
 
 
 def finish_attempt(ledger: Ledger, attempt_id: str, token: int) -> None:

@@ -7,10 +7,11 @@ it, so no event can be changed, dropped or moved without every later hash being 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import UTC
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from face0_worker.contract.errors import VerificationFailed
 from face0_worker.contract.job import canonical_json
@@ -40,9 +41,7 @@ def chain(ledger: Ledger) -> int:
         waiting = connection.execute(select(audit_outbox).order_by(audit_outbox.c.id).limit(CHUNK)).all()
         if not waiting:
             return 0
-        last = connection.execute(
-            select(audit_events.c.seq, audit_events.c.hash).order_by(audit_events.c.seq.desc()).limit(1)
-        ).first()
+        last = head(connection)
         seq, previous = (last.seq, last.hash) if last else (0, GENESIS)
         events = []
         for row in waiting:
@@ -65,18 +64,30 @@ def event_hash(seq: int, kind: str, at: str, body: str, previous: str) -> str:
     return hashlib.sha256(canonical_json([seq, kind, at, body, previous])).hexdigest()
 
 
-def verify(ledger: Ledger) -> int:
-    """Walk the whole chain and return its number of events.
+def head(connection: Connection) -> Row[Any] | None:
+    """Return the newest event's `seq` and `hash`, None where nothing is chained yet."""
+    newest = select(audit_events).order_by(audit_events.c.seq.desc()).limit(1)
+    return connection.execute(newest).first()
+
+
+def walk(connection: Connection) -> Iterator[Row[Any]]:
+    """Yield every event of the chain in order, each checked against the one before.
 
     Raises: VerificationFailed: an event is missing, was changed or moved; the message names the first.
     """
     previous, expected = GENESIS, 1
+    # so many rows are in memory at a time; the option is the statement's own, not the connection's
+    query = select(audit_events).order_by(audit_events.c.seq).execution_options(yield_per=CHUNK)
+    for row in connection.execute(query):
+        if row.seq != expected:
+            raise VerificationFailed(f"audit event {expected} is missing")
+        if row.previous != previous or row.hash != event_hash(row.seq, row.kind, row.at, row.body, row.previous):
+            raise VerificationFailed(f"audit event {row.seq} ({row.kind}) was changed after it was written")
+        yield row
+        previous, expected = row.hash, expected + 1
+
+
+def verify(ledger: Ledger) -> int:
+    """Walk the whole chain and return its number of events. Raises: VerificationFailed: as `walk`."""
     with ledger.transaction() as connection:
-        rows = connection.execution_options(yield_per=CHUNK).execute(select(audit_events).order_by(audit_events.c.seq))
-        for row in rows:
-            if row.seq != expected:
-                raise VerificationFailed(f"audit event {expected} is missing")
-            if row.previous != previous or row.hash != event_hash(row.seq, row.kind, row.at, row.body, previous):
-                raise VerificationFailed(f"audit event {row.seq} ({row.kind}) was changed after it was written")
-            previous, expected = row.hash, expected + 1
-    return expected - 1
+        return sum(1 for _ in walk(connection))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Column, Connection, Row, and_, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from face0_worker.contract.errors import BadInput, ConsentRefused, Face0Error, ItemFailed
@@ -89,7 +90,7 @@ def commit(
 
 
 def _refuse(connection: Connection, item: ClaimedItem, attempt_id: str) -> Face0Error | None:
-    record, decision = consents.decide_now(connection, item.subject.consent_id, item.purpose, share=True)
+    record, decision = consents.decide_now(connection, item.subject.consent_id, item.use, share=True)
     running = (items.c.id == item.item_id) & is_running(attempt_id)
     if not decision.allowed:
         consents.note_refusal(connection, record, item.purpose, "commit", decision.code)
@@ -120,25 +121,39 @@ def _already(connection: Connection, item: ClaimedItem, state: str, picture_sha2
 
 
 def _write(connection: Connection, values: dict[str, Any]) -> str:
+    if write(connection, values):
+        return "committed"
+    keep_committed(connection, items.c.id == values["item_id"])
+    return "kept"
+
+
+def write(connection: Connection, values: dict[str, Any]) -> bool:
+    """Write a commit's row, its item's end and its audit event; False, and nothing, where its key is committed.
+
+    The caller holds the locks and has decided; `values` are the columns.
+    """
     new = connection.execute(
         upsert(commits).values(values).on_conflict_do_nothing(index_elements=["item_key"]).returning(commits.c.item_key)
     ).first()
     if new is None:
-        keep_committed(connection, items.c.id == values["item_id"])
-        return "kept"
+        return False
     done = {"state": ItemState.DONE, "picture_key": values["picture_key"], "picture_sha256": values["picture_sha256"]}
+    done |= {"renders": values["verdict"]["tries"], "error_code": None, "error": None}
     connection.execute(update(items).where(items.c.id == values["item_id"]).values(done))
     named = ("item_key", "job_id", "attempt_id", "consent_id", "consent_epoch", "purpose", "picture_sha256")
     audit.append(connection, "picture.committed", {name: values[name] for name in named})
-    _keep_others(connection, values["item_key"], values["purpose"])
-    return "committed"
+    _keep_others(connection, values)
+    return True
 
 
-def _keep_others(connection: Connection, item_key: str, purpose: str) -> None:
-    """Keep the same item waiting in other jobs. Another purpose needs a decision of its own: dispatch takes it."""
+def _keep_others(connection: Connection, values: dict[str, Any]) -> None:
+    """Keep the same item waiting in other jobs. Another use needs a decision of its own: dispatch takes it."""
+    mine = select(jobs.c.campaign, jobs.c.channel, jobs.c.territory).where(jobs.c.id == values["job_id"])
+    use = {"purpose": values["purpose"], **connection.execute(mine).one()._mapping}
+    same = and_(*[jobs.c[name] == value for name, value in use.items()])
     # not a join: before its first ANALYZE PostgreSQL would walk through all waiting items of the job
-    theirs = select(jobs.c.purpose).where(jobs.c.id == items.c.job_id).scalar_subquery()
-    others = select(items.c.id).where(items.c.item_key == item_key, WAITING, theirs == purpose)
+    theirs = select(same).where(jobs.c.id == items.c.job_id).scalar_subquery()
+    others = select(items.c.id).where(items.c.item_key == values["item_key"], WAITING, theirs)
     others = others.with_for_update(of=items, skip_locked=True)
     ids = list(connection.execute(others).scalars())
     if ids:
@@ -168,11 +183,26 @@ def find_commit(ledger: Ledger, *, item_key: str | None = None, picture_sha256: 
     """Return the commit with this item key, or of the picture with this digest; None when there is none."""
     if item_key is None and picture_sha256 is None:
         raise BadInput("name an item key or a picture's sha256")
-    query = select(*[commits.c[field.name] for field in fields(CommitRow)])
+    query = select(*_columns())
     if item_key is not None:
         query = query.where(commits.c.item_key == item_key)
     if picture_sha256 is not None:
         query = query.where(commits.c.picture_sha256 == picture_sha256)
     with ledger.transaction() as connection:
         row = connection.execute(query.order_by(commits.c.committed_at).limit(1)).first()
-    return CommitRow(**{**row._mapping, "receipt": bytes(row.receipt)}) if row else None
+    return _row(row) if row else None
+
+
+def find_commits(ledger: Ledger, item_keys: Collection[str]) -> dict[str, CommitRow]:
+    """Return the commits with these item keys, by key; those that there are not are left out."""
+    query = select(*_columns()).where(commits.c.item_key.in_(item_keys))
+    with ledger.transaction() as connection:
+        return {row.item_key: _row(row) for row in connection.execute(query)}
+
+
+def _columns() -> list[Column[Any]]:
+    return [commits.c[field.name] for field in fields(CommitRow)]
+
+
+def _row(row: Row[Any]) -> CommitRow:
+    return CommitRow(**{**row._mapping, "receipt": bytes(row.receipt)})

@@ -1,60 +1,63 @@
-"""Grant, require and revoke: the only writers of consents, and the gate that every use passes (promise P3)."""
+"""Grant and require: the gate that every use passes (promise P3). Withdrawing is `revocation`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from face0_worker.contract.consent import ConsentRecord, ConsentState, Decision, Purpose, Use, decide
+from face0_worker.contract.consent_document import plain, purposes_alone, read_terms
+from face0_worker.contract.consent_terms import Terms
 from face0_worker.contract.errors import BadInput, ConsentRefused
-from face0_worker.contract.job import ItemState
-from face0_worker.records import audit
-from face0_worker.records.ledger import Ledger, database_clock, lock_items
+from face0_worker.records import audit, consent_versions
+from face0_worker.records.consent_versions import Sign
+from face0_worker.records.ledger import Ledger, database_clock
+from face0_worker.records.revocation import Revocation as Revocation
+from face0_worker.records.revocation import revoke as revoke
 from face0_worker.records.storage import check_id
-from face0_worker.records.tables import OPEN, commits, consents, faces, items, jobs
+from face0_worker.records.tables import consents
+
+_U = TypeVar("_U", str, Use)
 
 
-@dataclass(frozen=True)
-class Revocation:
-    """What a revocation did and what must now be erased: everything stored under `consent_id`.
+def grant(ledger: Ledger, record: ConsentRecord, *, sign: Sign | None = None, by: str = "") -> None:
+    """Write a new consent and its first version, signed where `sign` is given. `by`: who notes it.
 
-    `pictures` counts commits that are purged, `cancelled` items that will not be rendered.
+    Raises: BadInput: the id exists or is malformed, or the record contradicts itself.
     """
-
-    consent_id: str
-    pictures: int
-    cancelled: int
-    revoked_at: datetime
-    epoch: int
-
-
-def grant(ledger: Ledger, record: ConsentRecord) -> None:
-    """Write a new consent. Raises: BadInput: the id exists or is malformed, or the record contradicts itself."""
-    _check(record)
-    values = {
-        "id": record.id,
-        "subject": record.subject,
-        "purposes": sorted(record.purposes),
-        "valid_from": record.valid_from,
-        "valid_until": record.valid_until,
-        "state": record.state,
-        "epoch": record.epoch,
-    }
+    check(record)
+    values = {"id": record.id, "state": record.state, **row_values(record)}
     try:
         with ledger.transaction() as connection:
             connection.execute(insert(consents).values(values))
-            facts = {"consent_id": record.id, "purposes": values["purposes"], "epoch": record.epoch}
+            event = {"kind": "granted", "at": database_clock(connection), "by": by}
+            consent_versions.write(connection, record, event, sign)
+            facts = {"consent_id": record.id, "purposes": sorted(record.purposes), "epoch": record.epoch}
             audit.append(connection, "consent.granted", facts)
     except IntegrityError as error:
         raise BadInput(f"consent {record.id} exists already; a consent is never granted twice") from error
 
 
-def _check(record: ConsentRecord) -> None:
+def row_values(record: ConsentRecord) -> dict[str, Any]:
+    """Return the columns that a version decides: all but id, state and what a revocation writes."""
+    return {
+        "subject": record.subject,
+        # what a program of before revision 0003 may decide by this column alone
+        "purposes": sorted(purposes_alone(record)),
+        "valid_from": record.valid_from,
+        "valid_until": record.valid_until,
+        "epoch": record.epoch,
+        "version": record.version,
+        "terms": {"purposes": sorted(record.purposes), "previous": record.previous, **plain(record.terms)},
+    }
+
+
+def check(record: ConsentRecord) -> None:
+    """Check that a record makes sense. Raises: BadInput: it contradicts itself; the message says in what."""
     check_id(record.id)  # it becomes part of storage keys
     if record.state is not ConsentState.GRANTED:
         raise BadInput(f"consent {record.id} must be granted before it can be {record.state}")
@@ -64,6 +67,15 @@ def _check(record: ConsentRecord) -> None:
         raise BadInput(f"consent {record.id} would end before it begins")
     if not record.purposes:
         raise BadInput(f"consent {record.id} names no purpose; choose from {', '.join(Purpose)}")
+    terms = record.terms
+    if terms.age_band.minor and terms.guardian is None:
+        raise BadInput(f"consent {record.id}: a minor needs a guardian who agreed; name relation and pseudonym")
+    days = (terms.retention.pictures, terms.retention.photo, terms.retention.embedding)
+    if any(number is not None and not 0 <= number <= 36500 for number in days):
+        raise BadInput(f"consent {record.id}: retention is a number of days from 0 to 36500")
+    for sha256 in (terms.given.evidence, terms.notice.sha256 if terms.notice else ""):
+        if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise BadInput(f"consent {record.id}: a sha256 has 64 lower-case hexadecimal digits")
 
 
 def get(ledger: Ledger, consent_id: str) -> ConsentRecord | None:
@@ -87,38 +99,54 @@ def read(connection: Connection, consent_id: str, *, share: bool = False) -> Con
 
 
 def _record(row: Row[Any]) -> ConsentRecord:
+    terms = dict(row.terms)
     return ConsentRecord(
         id=row.id,
         subject=row.subject,
-        purposes=frozenset(Purpose(purpose) for purpose in row.purposes),
+        purposes=frozenset(Purpose(purpose) for purpose in terms.pop("purposes", row.purposes)),
         valid_from=row.valid_from,
         valid_until=row.valid_until,
         state=ConsentState(row.state),
         epoch=row.epoch,
         revoked_at=row.revoked_at,
+        version=row.version,
+        previous=terms.pop("previous", ""),
+        terms=read_terms(terms) if terms else Terms(),
     )
 
 
+def job_use(job: Any) -> Use:
+    """Return the use that a job was submitted for. `job`: anything with purpose, campaign, channel and territory."""
+    return Use(Purpose(job.purpose), job.campaign, job.channel, job.territory)
+
+
 def decide_now(
-    connection: Connection, consent_id: str, purpose: str, *, share: bool = False
+    connection: Connection, consent_id: str, use: str | Use, *, share: bool = False
 ) -> tuple[ConsentRecord | None, Decision]:
-    """Decide in the caller's transaction by the database's clock, read after any wait for the lock."""
+    """Decide in the caller's transaction by the database's clock, read after any wait for the lock.
+
+    `use`: a use, or a purpose's name where nothing else is asked.
+    """
     record = read(connection, consent_id, share=share)
-    return record, decide(record, Use(Purpose(purpose)), database_clock(connection))
+    return record, decide(record, _use(use), database_clock(connection))
 
 
 def decide_all(
-    connection: Connection, uses: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[ConsentRecord | None, Decision]]:
-    """Decide many (consent id, purpose) in two queries, without a lock: only a commit needs one."""
+    connection: Connection, uses: Iterable[tuple[str, _U]]
+) -> dict[tuple[str, _U], tuple[ConsentRecord | None, Decision]]:
+    """Decide many (consent id, use or purpose) in two queries, without a lock: only a commit needs one."""
     wanted = set(uses)
     rows = connection.execute(select(consents).where(consents.c.id.in_({consent_id for consent_id, _ in wanted})))
     records = {row.id: _record(row) for row in rows}
     now = database_clock(connection)
     return {
-        (consent_id, purpose): (record := records.get(consent_id), decide(record, Use(Purpose(purpose)), now))
-        for consent_id, purpose in wanted
+        (consent_id, use): (record := records.get(consent_id), decide(record, _use(use), now))
+        for consent_id, use in wanted
     }
+
+
+def _use(use: str | Use) -> Use:
+    return use if isinstance(use, Use) else Use(Purpose(use))
 
 
 def note_refusal(connection: Connection, record: ConsentRecord | None, purpose: str, stage: str, code: str) -> None:
@@ -131,67 +159,12 @@ def require(ledger: Ledger, consent_id: str, use: Use, *, stage: str) -> Consent
     """Return the consent if it allows `use` now, by the database's clock.
 
     `stage` says where the gate stands (submit, pull, ...); a refusal is audited with it.
-    Raises: ConsentRefused: unknown, revoked, not yet valid, expired or another purpose.
+    Raises: ConsentRefused: unknown, revoked, not yet valid, expired, another purpose, or as `decide` says.
     """
     with ledger.transaction() as connection:
-        record, decision = decide_now(connection, consent_id, use.purpose)
+        record, decision = decide_now(connection, consent_id, use)
         if not decision.allowed:
             note_refusal(connection, record, use.purpose, stage, decision.code)
     if record is None or not decision.allowed:
         raise ConsentRefused(decision.english, decision.code)
     return record
-
-
-def revoke(ledger: Ledger, consent_id: str, *, reason: str = "") -> Revocation:
-    """Withdraw a consent for good: in one transaction no open item of it is left and its pictures are purged.
-
-    Repeating it changes nothing and returns the same. The caller erases what lies in storage and the vault's key.
-    Raises: BadInput: no such consent.
-    """
-    with ledger.transaction() as connection:
-        # waits for commits in progress; later ones wait for this and then see the new state
-        row = connection.execute(select(consents).where(consents.c.id == consent_id).with_for_update()).first()
-        if row is None:
-            raise BadInput("no such consent is known; `face0 consent list` shows them")
-        if row.state != ConsentState.REVOKED:
-            row = _withdraw(connection, consent_id, reason)
-        pictures = connection.execute(
-            select(func.count()).select_from(commits).where(commits.c.consent_id == consent_id)
-        ).scalar_one()
-        cancelled = connection.execute(
-            select(func.count())
-            .select_from(items.join(jobs))
-            .where(jobs.c.consent_id == consent_id, items.c.error_code == "revoked")
-        ).scalar_one()
-        return Revocation(consent_id, pictures, cancelled, row.revoked_at, row.epoch)
-
-
-def _withdraw(connection: Connection, consent_id: str, reason: str) -> Row[Any]:
-    revoked_at = database_clock(connection)
-    row = connection.execute(
-        update(consents)
-        .where(consents.c.id == consent_id)
-        .values(state=ConsentState.REVOKED, epoch=consents.c.epoch + 1, revoked_at=revoked_at, reason=reason)
-        .returning(consents)
-    ).one()
-    theirs = select(jobs.c.id).where(jobs.c.consent_id == consent_id)
-    lock_items(connection, items.c.job_id.in_(theirs) & (OPEN | (items.c.state == ItemState.DONE)))
-    cancelled = connection.execute(
-        update(items)
-        .where(items.c.job_id.in_(theirs), OPEN)
-        .values(state=ItemState.CANCELLED, error_code="revoked", error="the consent was revoked")
-    ).rowcount
-    purged = connection.execute(
-        update(items)
-        .where(items.c.job_id.in_(theirs), items.c.state == ItemState.DONE)
-        .values(state=ItemState.PURGED, picture_key=None, picture_sha256=None)
-    ).rowcount
-    connection.execute(
-        update(commits)
-        .where(commits.c.consent_id == consent_id, commits.c.purged_at.is_(None))
-        .values(purged_at=revoked_at)
-    )
-    connection.execute(delete(faces).where(faces.c.consent_id == consent_id))
-    facts = {"consent_id": consent_id, "epoch": row.epoch, "cancelled": cancelled, "purged": purged}
-    audit.append(connection, "consent.revoked", facts)
-    return row

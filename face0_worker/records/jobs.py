@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from sqlalchemy import ColumnElement, Connection, exists, func, select, text, update
@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from face0_worker.contract.consent import PICTURES
 from face0_worker.contract.errors import BadInput, ConsentRefused
 from face0_worker.contract.job import CatalogueJob, ItemState, RenderItem, canonical_json, item_key
-from face0_worker.records import audit, consents
+from face0_worker.records import audit, consent_changes, consents, webhooks
+from face0_worker.records.kept import reject_kept
 from face0_worker.records.ledger import Ledger, lock_items
 from face0_worker.records.offers import ModelOffer as ModelOffer
 from face0_worker.records.offers import find_model as find_model
@@ -30,6 +31,7 @@ from face0_worker.records.tables import IN_FLIGHT, OPEN, WAITING, commits, faces
 # after so many new rows PostgreSQL's picture of the table is wrong, and autovacuum takes a minute to come by
 MANY_ITEMS = 5000
 _KEYS_AT_ONCE = 5000
+_ITEMS_AT_ONCE = 500
 
 
 def create_job(ledger: Ledger, job: CatalogueJob, face_key: str) -> tuple[str, bool]:
@@ -37,7 +39,8 @@ def create_job(ledger: Ledger, job: CatalogueJob, face_key: str) -> tuple[str, b
 
     The items are read once, one at a time, into the ledger: a million need no memory here, and if one is wrong, or
     reading them raises, nothing of the job remains. A repeated idempotency key of the same submitter returns the first
-    job's id and False. Items whose key is committed already are done at once and marked kept.
+    job's id and False. Items whose key is committed already are done at once and marked kept, or rejected
+    where what was measured on that picture is below the job's bars.
     Raises: BadInput: no items, the same item twice, or the idempotency key stands for another list.
     ConsentRefused: the consent does not allow the purpose (also for kept items).
     """
@@ -54,10 +57,15 @@ def create_job(ledger: Ledger, job: CatalogueJob, face_key: str) -> tuple[str, b
         connection.execute(update(jobs).where(jobs.c.id == job.id).values(change))
         _refuse_equal_items(connection, job.id)
         # Before the consent is locked, too: a picture is purged by its consent's revocation only, which is seen below.
+        if job.bars.to_json():
+            reject_kept(connection, (items.c.job_id == job.id) & WAITING)
         kept = _keep_committed(connection, job.id)
         # The last step, under the lock that a revocation waits for: a revocation before it is seen here, one after
         # it finds the job. Locked only now, because a million items take a while to write and to keep.
-        record, decision = consents.decide_now(connection, job.subject.consent_id, job.purpose, share=True)
+        use = consents.job_use(job)
+        record, decision = consents.decide_now(connection, job.subject.consent_id, use, share=True)
+        if decision.allowed and record is not None and record.terms.by_item:
+            decision = consent_changes.first_refusal(connection, record, job)
         if decision.allowed:
             facts = {"job_id": job.id, "consent_id": job.subject.consent_id, "purpose": job.purpose}
             audit.append(connection, "job.created", {**facts, "items": content.total, "kept": kept})
@@ -75,11 +83,16 @@ def create_job(ledger: Ledger, job: CatalogueJob, face_key: str) -> tuple[str, b
 
 
 class _Content:
-    """The digest of what a job asks for, taken while its items go by: canonical JSON of [purpose, [key, ...]]."""
+    """The digest of what a job asks for, taken while its items go by: canonical JSON of [purpose, [key, ...]].
+
+    Where a campaign, channel or territory is named, [purpose, campaign, channel, territory] stands for the purpose.
+    """
 
     def __init__(self, job: CatalogueJob) -> None:
         self._job, self.total = job, 0
-        self._sha256 = hashlib.sha256(b"[" + canonical_json(job.purpose) + b",[")
+        place = [job.campaign, job.channel, job.territory]
+        asked = [job.purpose, *place] if any(place) else job.purpose
+        self._sha256 = hashlib.sha256(b"[" + canonical_json(asked) + b",[")
 
     def keyed(self) -> Iterator[tuple[str, RenderItem]]:
         """Yield each item with its key. Raises: BadInput: an item that no ledger can hold, or no items."""
@@ -122,6 +135,10 @@ def _insert_job(connection: Connection, job: CatalogueJob, face_key: str) -> boo
         "idempotency_key": job.idempotency_key or None,
         "content": "",
         "total": 0,
+        "campaign": job.campaign,
+        "channel": job.channel,
+        "territory": job.territory,
+        "bars": job.bars.to_json(),
     }
     written = connection.execute(upsert(jobs).values(row).on_conflict_do_nothing().returning(jobs.c.id)).first()
     if written is None:
@@ -178,6 +195,17 @@ def count_kept(ledger: Ledger, item_keys: Iterable[str]) -> int:
     return kept
 
 
+def left_to_render(ledger: Ledger, keyed: Iterable[tuple[str, RenderItem]]) -> Iterator[RenderItem]:
+    """Yield the items, given with their keys, of which no picture stands committed; asked some hundred at once."""
+    rest = iter(keyed)
+    while some := list(islice(rest, _ITEMS_AT_ONCE)):
+        keys = [key for key, _ in some]
+        query = select(commits.c.item_key).where(commits.c.item_key == func.any(keys), commits.c.purged_at.is_(None))
+        with ledger.transaction() as connection:
+            kept = set(connection.execute(query).scalars())
+        yield from (item for key, item in some if key not in kept)
+
+
 def _keep_committed(connection: Connection, job_id: str) -> int:
     return connection.execute(
         update(items)
@@ -188,23 +216,34 @@ def _keep_committed(connection: Connection, job_id: str) -> int:
     ).rowcount
 
 
-def cancel_job(ledger: Ledger, job_id: str) -> int:
+def cancel_job(ledger: Ledger, job_id: str, skus: Collection[str] = ()) -> int:
     """End every open item of the job as cancelled, also one that is being rendered; return how many.
 
-    Raises: BadInput: no such job.
+    With `skus` only the items of those, in all their variants, and the job goes on with the others.
+    Raises: BadInput: no such job, or it has no such SKU; then nothing is cancelled.
     """
     with ledger.transaction() as connection:
         state = _lock_job(connection, job_id)
-        lock_items(connection, (items.c.job_id == job_id) & OPEN)
+        theirs = items.c.job_id == job_id
+        if skus:
+            _require_skus(connection, job_id, skus)
+            theirs &= items.c.sku.in_(skus)
+        lock_items(connection, theirs & OPEN)
+        why = "its SKU was cancelled" if skus else "the job was cancelled"
         cancelled = connection.execute(
-            update(items)
-            .where(items.c.job_id == job_id, OPEN)
-            .values(state=ItemState.CANCELLED, error_code="cancelled", error="the job was cancelled")
+            update(items).where(theirs, OPEN).values(state=ItemState.CANCELLED, error_code="cancelled", error=why)
         ).rowcount
-        if state in ("active", "paused"):
+        if not skus and state in ("active", "paused"):
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(state="cancelled"))
-        audit.append(connection, "job.cancelled", {"job_id": job_id, "items": cancelled})
+        audit.append(connection, "job.cancelled", {"job_id": job_id, "items": cancelled, "whole": not skus})
         return cancelled
+
+
+def _require_skus(connection: Connection, job_id: str, skus: Collection[str]) -> None:
+    query = select(items.c.sku).where(items.c.job_id == job_id, items.c.sku.in_(skus)).distinct()
+    missing = sorted(set(skus) - set(connection.execute(query).scalars()))
+    if missing:
+        raise BadInput(f"{job_id} has no SKU {', '.join(missing[:5])}; `face0 results pull` and the list show them")
 
 
 def pause_job(ledger: Ledger, job_id: str) -> None:
@@ -282,4 +321,7 @@ def mark_finished(ledger: Ledger, job_id: str, manifest_key: str) -> bool:
     finished = func.replace(func.replace(jobs.c.state, "active", "finished"), "paused", "finished")
     change = update(jobs).where(jobs.c.id == job_id, _all_ended()).values(done | {"state": finished})
     with ledger.transaction() as connection:
-        return connection.execute(change).rowcount == 1
+        if connection.execute(change).rowcount != 1:
+            return False
+        webhooks.emit_job_ended(connection, job_id)
+        return True

@@ -13,6 +13,8 @@ from sqlalchemy import ColumnElement, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from face0_worker.contract.errors import ModelMissing
+from face0_worker.contract.job import ITEM_FORM
+from face0_worker.contract.pace import Pace, read_paces
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.tables import models
 
@@ -24,6 +26,8 @@ LIVE_S = 30
 class Worker:
     """A worker as its offer of one model tells it; host, device and version are "" and `first_seen_at` is None where
     the worker's program is too old to say them. Times are UTC by the ledger's clock.
+
+    `paces`: what it has measured of itself, a size each.
     """
 
     worker_id: str
@@ -34,6 +38,7 @@ class Worker:
     digest: str
     first_seen_at: datetime | None
     seen_at: datetime
+    paces: tuple[Pace, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,15 @@ class ModelOffer:
 def offer_model(ledger: Ledger, worker_id: str, digest: str, name: str, facts: dict[str, Any]) -> None:
     """Say that this worker renders with this model; also its heartbeat, to be repeated well within LIVE_S seconds.
 
-    The ledger also notes this machine's name, the version of this program and the device (`facts["device"]`).
+    The ledger also notes this machine's name, the version of this program, which items it can read and the device
+    (`facts["device"]`).
     """
-    told = {"name": name, "facts": facts, **_machine(), "device": str(facts.get("device", ""))}
+    told = {
+        "name": name,
+        "facts": {**facts, "item_form": ITEM_FORM},
+        **_machine(),
+        "device": str(facts.get("device", "")),
+    }
     row = {"worker_id": worker_id, "digest": digest, **told}
     fresh = {**told, "seen_at": func.now(), "withdrawn": False}
     with ledger.transaction() as connection:
@@ -96,11 +107,15 @@ def find_model(ledger: Ledger, name_or_digest: str | None) -> ModelOffer:
 
 def list_workers(ledger: Ledger) -> list[Worker]:
     """Return the workers that live now, by host, with each model that they offer."""
-    named = [models.c[field.name] for field in fields(Worker) if field.name != "model"]
-    query = select(models.c.name.label("model"), *named).where(is_live())
+    named = [models.c[field.name] for field in fields(Worker) if field.name not in ("model", "paces")]
+    query = select(models.c.name.label("model"), models.c.facts, *named).where(is_live())
     with ledger.transaction() as connection:
         rows = connection.execute(query.order_by(models.c.host, models.c.worker_id, models.c.digest))
-        return [Worker(**row._mapping) for row in rows]
+        return [_worker(**row._mapping) for row in rows]
+
+
+def _worker(facts: dict[str, Any], **told: Any) -> Worker:
+    return Worker(**told, paces=read_paces(facts))
 
 
 def live_workers(ledger: Ledger) -> dict[str, int]:
@@ -108,3 +123,13 @@ def live_workers(ledger: Ledger) -> dict[str, int]:
     query = select(models.c.digest, func.count().label("workers")).where(is_live()).group_by(models.c.digest)
     with ledger.transaction() as connection:
         return {row.digest: row.workers for row in connection.execute(query)}
+
+
+def live_paces(ledger: Ledger) -> dict[str, list[tuple[Pace, ...]]]:
+    """Return what the live workers of each model digest have measured of themselves; one that has not counts nothing."""
+    query = select(models.c.digest, models.c.facts).where(is_live(), models.c.facts.has_key("paces"))
+    found: dict[str, list[tuple[Pace, ...]]] = {}
+    with ledger.transaction() as connection:
+        for row in connection.execute(query):
+            found.setdefault(row.digest, []).append(read_paces(row.facts))
+    return found

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
+from face0_worker.contract.consent import Purpose, Use
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import OPEN_STATES, ItemState, Priority
 from face0_worker.records.ledger import Ledger
@@ -18,7 +19,7 @@ from face0_worker.records.tables import items, jobs, models
 
 @dataclass(frozen=True)
 class JobStatus:
-    """Where a job stands. `counts` has every state of ItemState; times are UTC."""
+    """Where a job stands. `counts` has every state of ItemState; times are UTC. `renders`: pictures made for it."""
 
     id: str
     state: str
@@ -36,6 +37,21 @@ class JobStatus:
     created_at: datetime
     finished_at: datetime | None
     manifest_key: str | None
+    campaign: str = ""
+    channel: str = ""
+    territory: str = ""
+    renders: int = 0
+
+    @property
+    def renders_per_picture(self) -> float | None:
+        """How many pictures were made for each accepted one, second chances included; None where none was made."""
+        accepted = self.counts[ItemState.DONE] - self.kept
+        return self.renders / accepted if accepted > 0 and self.renders else None
+
+    @property
+    def use(self) -> Use:
+        """What the job was submitted for, as every gate asks about it."""
+        return Use(Purpose(self.purpose), self.campaign, self.channel, self.territory)
 
     @property
     def ended(self) -> bool:
@@ -80,10 +96,13 @@ def _statuses(connection: Connection, rows: Collection[Row[Any]]) -> list[JobSta
     counts = {row.id: dict.fromkeys(ItemState, 0) for row in rows}
     kept = dict.fromkeys(counts, 0)
     kept_now = func.count().filter(items.c.kept, items.c.state == ItemState.DONE)
-    query = select(items.c.job_id, items.c.state, func.count().label("number"), kept_now.label("kept"))
+    made = func.sum(items.c.renders).label("renders")
+    query = select(items.c.job_id, items.c.state, func.count().label("number"), kept_now.label("kept"), made)
+    renders = dict.fromkeys(counts, 0)
     for group in connection.execute(query.where(items.c.job_id.in_(counts)).group_by(items.c.job_id, items.c.state)):
         counts[group.job_id][ItemState(group.state)] = group.number
         kept[group.job_id] += group.kept
+        renders[group.job_id] += group.renders
     wanted = models.c.digest.in_({row.model_digest for row in rows})
     offers = connection.execute(select(models.c.digest, models.c.name, is_live().label("live")).where(wanted)).all()
     names = {offer.digest: offer.name for offer in offers}
@@ -106,6 +125,10 @@ def _statuses(connection: Connection, rows: Collection[Row[Any]]) -> list[JobSta
             created_at=row.created_at,
             finished_at=row.finished_at,
             manifest_key=row.manifest_key,
+            campaign=row.campaign,
+            channel=row.channel,
+            territory=row.territory,
+            renders=renders[row.id],
         )
         for row in rows
     ]

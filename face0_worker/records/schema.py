@@ -19,7 +19,7 @@ from face0_worker.records.ledger import Ledger
 from face0_worker.records.tables import SCHEMA_LOCK
 
 # the revision of this program's tables
-HEAD = "0002"
+HEAD = "0003"
 # Alembic's version table under a name of our own, with the column `works_with` beside Alembic's
 VERSION_TABLE = "face0_schema"
 # A migration that waits for a table keeps everybody behind it waiting too; leases and heartbeats outlast this

@@ -64,6 +64,10 @@ class Storage(Protocol):
         """Return how many versions of objects stand under `prefix`, delete markers included."""
         ...
 
+    def every_version(self) -> Iterator[tuple[str, bytes]]:
+        """Yield (key, bytes) of everything that stands here, also of versions that were replaced or half written."""
+        ...
+
     def link(self, key: str, seconds: int) -> str:
         """Return a URL by which anybody may read the object for that long. Raises: BadInput: none can be given here."""
         ...
@@ -82,9 +86,9 @@ def _check_sha256(value: str) -> str:
     return value
 
 
-def picture_key(consent_id: str, item_key: str, sha256: str) -> str:
+def picture_key(consent_id: str, item_key: str, sha256: str, ending: str = "png") -> str:
     """Return where a picture goes. The bytes' own sha256 is in the key, so no two renders ever meet."""
-    return f"pictures/{check_id(consent_id)}/{check_id(item_key)}/{_check_sha256(sha256)}.png"
+    return f"pictures/{check_id(consent_id)}/{check_id(item_key)}/{_check_sha256(sha256)}.{check_id(ending)}"
 
 
 def item_prefix(consent_id: str, item_key: str) -> str:
@@ -102,14 +106,34 @@ def face_key(consent_id: str, digest: str) -> str:
     return f"faces/{check_id(consent_id)}/{_check_sha256(digest)}.enc"
 
 
+def held_key(consent_id: str, item_key: str, sha256: str) -> str:
+    """Return where an encrypted picture goes that waits for a human's decision."""
+    return f"held/{check_id(consent_id)}/{check_id(item_key)}/{_check_sha256(sha256)}.enc"
+
+
 def manifest_prefix(job_id: str) -> str:
     """Return the prefix of a job's manifest."""
     return f"jobs/{check_id(job_id)}/manifest/"
 
 
+def catalogue_prefix(name: str, run_id: str) -> str:
+    """Return the prefix of the manifest that one run of a catalogue made."""
+    return f"catalogues/{check_id(name)}/{check_id(run_id)}/"
+
+
+def catalogues_prefix(name: str) -> str:
+    """Return the prefix under which a catalogue's pointer and all its manifests lie."""
+    return f"catalogues/{check_id(name)}/"
+
+
+def pointer_key(name: str) -> str:
+    """Return where a catalogue's pointer stands: it names the newest complete manifest."""
+    return f"catalogues/{check_id(name)}/latest.json"
+
+
 def consent_prefixes(consent_id: str) -> tuple[str, ...]:
     """Return every prefix under which something of this person lies: what an erasure deletes."""
-    return tuple(f"{kind}/{check_id(consent_id)}/" for kind in ("pictures", "receipts", "faces"))
+    return tuple(f"{kind}/{check_id(consent_id)}/" for kind in ("pictures", "receipts", "faces", "held"))
 
 
 def open_storage(url: str, options: S3Options | None = None) -> Storage:

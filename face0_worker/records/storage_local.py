@@ -101,6 +101,16 @@ class LocalStorage:
     def versions(self, prefix: str) -> int:
         return sum(1 for _ in self.list(check_prefix(prefix)))  # a folder keeps no old versions
 
+    def every_version(self) -> Iterator[tuple[str, bytes]]:
+        for path in self.root.rglob("*"):  # and not the listing, which shows no half-written file
+            try:
+                if path.is_file():
+                    yield path.relative_to(self.root).as_posix(), path.read_bytes()
+            except FileNotFoundError:
+                continue  # erased meanwhile
+            except OSError as error:
+                raise self._down("can't be read", error) from error
+
     def link(self, key: str, seconds: int) -> str:
         raise BadInput(
             f"links need S3 storage, and this installation keeps its pictures in the folder {self.root}; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput
@@ -15,7 +15,7 @@ _CHOICES = {"path_style": ("auto", "path", "virtual"), "checksums": ("when_requi
 
 @dataclass(frozen=True)
 class S3Options:
-    """What an S3 server needs besides bucket and credentials; credentials come from the usual AWS_* places.
+    """What an S3 server needs besides bucket and credentials; those not given come from the usual AWS_* places.
 
     Raises: BadInput: a value that can't be meant; the sentence names the setting.
     """
@@ -26,6 +26,10 @@ class S3Options:
     checksums: str = "when_required"  # when_supported: boto3's own trailing checksums, which many servers refuse
     ca: Path | None = None  # PEM file; none: AWS_CA_BUNDLE, or the authorities everybody trusts
     public_endpoint: str = ""  # where links point; "": endpoint
+    profile: str = ""  # of the AWS files; "": AWS_PROFILE
+    access_key_id: str = ""  # "": from the usual places
+    secret_access_key: str = field(default="", repr=False)
+    session_token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         for name in ("endpoint", "public_endpoint"):

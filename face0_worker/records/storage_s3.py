@@ -27,7 +27,12 @@ from face0_worker.records.storage_options import S3Options
 from face0_worker.records.storage_s3_client import connect, name_server
 from face0_worker.records.storage_s3_faults import CredentialsRefused, Occupied, Unknown, answered, unanswered
 
-_CONTENT_TYPES = {".png": "image/png", ".json": "application/json"}
+_CONTENT_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".json": "application/json",
+}
 # S3 answers 409 while another conditional write of the same key is not decided
 _CONFLICT_PAUSES_S = (0.1, 0.4, 1.6)
 # boto3 repeats a request that got no answer, but not a body that broke off
@@ -81,13 +86,13 @@ class S3Storage:
         with self._answering():
             return self._read(whole, _READS)
 
-    def _read(self, whole: str, tries: int) -> bytes:
+    def _read(self, whole: str, tries: int, **version: str) -> bytes:
         try:
-            return bytes(self._client.get_object(Bucket=self.bucket, Key=whole)["Body"].read())
+            return bytes(self._client.get_object(Bucket=self.bucket, Key=whole, **version)["Body"].read())
         except _BROKEN_OFF:
             if tries == 1:
                 raise
-            return self._read(whole, tries - 1)
+            return self._read(whole, tries - 1, **version)
 
     def exists(self, key: str) -> bool:
         # not HEAD: its 404 can't say whether the object or the whole bucket is missing
@@ -106,6 +111,12 @@ class S3Storage:
 
     def versions(self, prefix: str) -> int:
         return sum(1 for _ in self._versions(self.prefix + check_prefix(prefix)))
+
+    def every_version(self) -> Iterator[tuple[str, bytes]]:
+        for whole, version, marker in self._versions(self.prefix):
+            if not marker:
+                with contextlib.suppress(StorageMissing), self._answering():  # erased meanwhile
+                    yield whole.removeprefix(self.prefix), self._read(whole, _READS, **version)
 
     def link(self, key: str, seconds: int) -> str:
         with self._answering():

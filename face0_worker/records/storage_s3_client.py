@@ -55,7 +55,13 @@ def connect(options: S3Options, *, public: bool = False) -> Any:
         # a session of its own: boto3's shared one would keep the credentials it has seen first
         core = botocore.session.Session()
         core.register_component("data_loader", _descriptions())
-        session = boto3.Session(botocore_session=core)
+        session = boto3.Session(
+            botocore_session=core,
+            profile_name=options.profile or None,
+            aws_access_key_id=options.access_key_id or None,
+            aws_secret_access_key=options.secret_access_key or None,
+            aws_session_token=options.session_token or None,
+        )
         # AWS_REGION is what other programs read; boto3 itself knows AWS_DEFAULT_REGION only
         region = options.region or os.environ.get("AWS_REGION") or session.region_name
         # at AWS virtual and not boto3's auto, which signs links for a host that redirects
@@ -67,9 +73,8 @@ def connect(options: S3Options, *, public: bool = False) -> Any:
             # a profile of the config file named another server
             client = _client(session, endpoint, region, ca, _config(options, "path"))
     except ProfileNotFound as error:
-        raise BadInput(
-            "AWS_PROFILE names a profile that is in none of your AWS files; correct it or unset it"
-        ) from error
+        said = f"the profile {options.profile}" if options.profile else "the profile that AWS_PROFILE names"
+        raise BadInput(f"{said} is in none of your AWS files; correct it or leave it out") from error
     except (BotoCoreError, ValueError) as error:
         raise BadInput(f"S3 storage can't be set up: {error}; see FACE0_S3_ENDPOINT and AWS_*") from error
     return client

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import secrets
-import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,45 +21,48 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from face0_worker.contract.errors import BadInput, Refused, StorageDown, VerificationFailed
 from face0_worker.records.disk import sync
+from face0_worker.records.disk import write_secret as write_secret
+from face0_worker.records.master import KEY, NONCE, FileMaster, LocalMaster, MasterKey
 from face0_worker.records.storage import check_id
 
 _MAGIC = b"F0V1"
-_NONCE = 12  # bytes
-_KEY = 32  # bytes
-_WRAPPED = _NONCE + _KEY + 16  # bytes: nonce, key, tag
+_WRAPPED = NONCE + KEY + 16  # bytes: nonce, key, tag
+_FACE_ONLY = b"face"  # in the stone of a key that was destroyed while the pictures may stay
 _FACE = struct.Struct("<I")  # how many numbers the embedding has
 
 
 class Vault:
     """Seals bytes under a consent's own key. Every method may raise StorageDown when the disk fails."""
 
-    def __init__(self, folder: Path, master: bytes) -> None:
+    def __init__(self, folder: Path, master: MasterKey) -> None:
         self._wrapped = folder / "wrapped"
-        self._master = AESGCM(master)
+        self._master = master
 
     @classmethod
-    def create(cls, folder: Path) -> Vault:
-        """Make a vault with a new master key. Raises: BadInput: there is one already; it is never replaced."""
+    def create(cls, folder: Path, master: str = "") -> Vault:
+        """Make a vault. `master`: its key from the environment; "": a new one is made and lies in the folder.
+
+        Raises: BadInput: there is one already; a master key is replaced by `rotate` only.
+        """
         with _disk("the vault can't be made"):
             for made in (folder, folder / "wrapped"):
                 made.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not write_secret(folder / "master.key", secrets.token_bytes(_KEY)):
-                raise BadInput(f"vault {folder} exists already; its master key is never replaced")
-        return cls.open(folder)
+            if not master:
+                FileMaster.create(folder)
+        return cls.open(folder, master)
 
     @classmethod
-    def open(cls, folder: Path) -> Vault:
+    def open(cls, folder: Path, master: str = "") -> Vault:
         """Open a vault. Raises: BadInput: there is none, or its master key is damaged or open to everybody."""
-        path = folder / "master.key"
         with _disk("the vault can't be opened"):
-            if not path.is_file() or not (folder / "wrapped").is_dir():
+            if not cls.exists(folder, master):
                 raise BadInput(f"{folder} is no vault; `face0 init` makes one")
-            if stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO:
-                raise BadInput(f"{path} is open to every user of this machine; close it with `chmod 600`")
-            master = path.read_bytes()
-        if len(master) != _KEY:
-            raise BadInput(f"{path} is damaged: a master key has {_KEY} bytes; restore it from your backup")
-        return cls(folder, master)
+            return cls(folder, LocalMaster.from_text(master) if master else FileMaster(folder))
+
+    @staticmethod
+    def exists(folder: Path, master: str = "") -> bool:
+        """Say whether a vault was made there."""
+        return (folder / "wrapped").is_dir() and bool(master or (folder / "master.key").is_file())
 
     def new_key(self, consent_id: str) -> None:
         """Make the consent's data key, unless it has one.
@@ -68,10 +70,12 @@ class Vault:
         Raises: Refused: the key was destroyed; a consent that was withdrawn never gets another.
         """
         path = self._path(consent_id)
-        nonce = secrets.token_bytes(_NONCE)
-        wrapped = nonce + self._master.encrypt(nonce, secrets.token_bytes(_KEY), _binding("wrap", consent_id))
         with _disk("a data key can't be written"):
-            write_secret(path, wrapped)
+            try:
+                write_secret(path, self._master.wrap(secrets.token_bytes(KEY), _binding("wrap", consent_id)))
+            except FileNotFoundError:
+                self._refuse_destroyed(consent_id)  # whoever destroys it has taken the half-written key along
+                raise
             try:
                 # only now: asked before, the key could be destroyed in between and this one would survive
                 self._refuse_destroyed(consent_id)
@@ -79,25 +83,82 @@ class Vault:
                 _unlink(path)
                 raise
 
-    def destroy(self, consent_id: str) -> None:
-        """Destroy the consent's data key for good; what was sealed under it is noise. Repeating it is harmless."""
-        path = self._path(consent_id)
+    def destroy(self, consent_id: str, *, everything: bool = True) -> None:
+        """Destroy the consent's data key for good; what was sealed under it is noise. Repeating it is harmless.
+
+        `everything`: as part of an erasure of all that there is of the person; else of the face alone.
+        """
+        path, stone = self._path(consent_id), self._stone(consent_id)
         with _disk("a data key can't be destroyed"):
             # the stone first: from here on nothing is sealed, opened or made for this consent
-            write_secret(self._stone(consent_id), b"")
-            # best effort on disks that keep old blocks; whoever finds one still needs the master key
-            with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
-                file.write(secrets.token_bytes(_WRAPPED))
-                file.flush()
-                os.fsync(file.fileno())
+            if not write_secret(stone, b"" if everything else _FACE_ONLY) and everything and stone.stat().st_size:
+                os.truncate(stone, 0)
+                sync(stone)
+            # with what a killed writer left half written
+            for found in (path, *path.parent.glob(f"{path.name}.*")):
+                # best effort on disks that keep old blocks; whoever finds one still needs the master key
+                with contextlib.suppress(FileNotFoundError), found.open("r+b") as file:
+                    file.write(secrets.token_bytes(_WRAPPED))
+                    file.flush()
+                    os.fsync(file.fileno())
+                _unlink(found)
+
+    def has_key(self, consent_id: str) -> bool:
+        """Say whether a data key of the consent lies in the vault's folder, destroyed or not."""
+        with _disk("the vault can't be read"):
+            path = self._path(consent_id)
+            return path.exists() or any(path.parent.glob(f"{path.name}.*"))
+
+    def is_destroyed(self, consent_id: str) -> bool:
+        """Say whether the consent's data key was destroyed."""
+        with _disk("the vault can't be read"):
+            return self._stone(consent_id).exists()
+
+    def erased(self) -> set[str]:
+        """Return the consents of which everything was to be erased: the vault's own tombstones."""
+        with _disk("the vault can't be read"):
+            return {path.stem for path in self._wrapped.glob("*.destroyed") if not path.stat().st_size}
+
+    def rotate(self) -> int:
+        """Replace the master key by a new one and wrap every data key anew; return how many. Other processes go on.
+
+        Killed in the middle, it is finished by the next call. Raises: BadInput: the master key is not in a file.
+        """
+        if not isinstance(self._master, FileMaster):
+            raise BadInput(
+                "the master key comes from FACE0_VAULT_MASTER and is not kept here; only one in a file is rotated"
+            )
+        with _disk("the master key can't be replaced"):
+            self._master.begin_rotation()
+            # twice: a process that wrapped a new key with the old master had read it before the first round
+            rewrapped = {path.stem for _ in range(2) for path in self._wrapped.glob("*.key") if self._rewrap(path)}
+            self._master.end_rotation()
+        return len(rewrapped)
+
+    def _rewrap(self, path: Path) -> bool:
+        consent_id, binding = path.stem, _binding("wrap", path.stem)
+        try:
+            fresh = self._master.wrap(self._data_key(consent_id), binding)
+        except Refused:  # destroyed meanwhile
+            return False
+        staged = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        try:
+            write_secret(staged, fresh)
+            os.replace(staged, path)
+            sync(path.parent)
+        except FileNotFoundError:  # as in new_key
+            if not self.is_destroyed(consent_id):
+                raise
+        if self.is_destroyed(consent_id):
             _unlink(path)
+        return True
 
     def seal(self, consent_id: str, plain: bytes, *, about: str) -> bytes:
         """Return `plain` encrypted under the consent's key, bound to the consent and to what it is `about`.
 
         Raises: Refused: the consent has no key (any more). VerificationFailed: its wrapped key was changed.
         """
-        nonce = secrets.token_bytes(_NONCE)
+        nonce = secrets.token_bytes(NONCE)
         sealed = AESGCM(self._data_key(consent_id)).encrypt(nonce, plain, _binding("seal", consent_id, about))
         return _MAGIC + nonce + sealed
 
@@ -107,7 +168,7 @@ class Vault:
         Raises: Refused: the consent has no key (any more). VerificationFailed: changed, or sealed as something else.
         """
         key = AESGCM(self._data_key(consent_id))
-        start = len(_MAGIC) + _NONCE
+        start = len(_MAGIC) + NONCE
         try:
             if not blob.startswith(_MAGIC) or len(blob) < start + 16:
                 raise InvalidTag
@@ -128,8 +189,8 @@ class Vault:
                     f"consent {consent_id} has no data key in this vault: key destroyed or never made"
                 ) from error
         try:
-            return self._master.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _binding("wrap", consent_id))
-        except (InvalidTag, ValueError) as error:
+            return self._master.unwrap(wrapped, _binding("wrap", consent_id))
+        except InvalidTag as error:
             raise VerificationFailed(
                 f"the data key of consent {consent_id} doesn't open: changed, or wrapped by another master key"
             ) from error
@@ -183,24 +244,6 @@ def _binding(*parts: str) -> bytes:
     """Return associated data that no other parts give: each part carries its length."""
     encoded = [part.encode() for part in ("face0", *parts)]
     return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
-
-
-def write_secret(path: Path, data: bytes) -> bool:
-    """Write a file of mode 0600, whole and on the disk, unless it exists; return whether it was written."""
-    staged = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    number = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(staged, path)
-    except FileExistsError:
-        return False
-    finally:
-        staged.unlink()
-        sync(path.parent)
-    return True
 
 
 def _unlink(path: Path) -> None:

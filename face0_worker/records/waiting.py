@@ -136,7 +136,8 @@ _NEXT_JOBS = text("""
     ), first_ones AS (
         SELECT * FROM ranked ORDER BY priority, place, submitter_turn, created_at, id LIMIT :count
     )
-    SELECT jobs.id, jobs.consent_id, jobs.purpose, jobs.priority, jobs.submitter, jobs.last_turn, submitter_turn
+    SELECT jobs.id, jobs.consent_id, jobs.purpose, jobs.campaign, jobs.channel, jobs.territory,
+        jobs.priority, jobs.submitter, jobs.last_turn, submitter_turn
     FROM first_ones JOIN jobs USING (id)
     WHERE jobs.state = 'active'
     ORDER BY jobs.priority, place, submitter_turn, jobs.created_at, jobs.id
@@ -150,10 +151,11 @@ def _next_jobs(connection: Connection, model_digest: str, count: int) -> list[Ro
 
 def _consented(connection: Connection, rows: list[Row[Any]]) -> list[Row[Any]]:
     """Leave the jobs whose consent allows them now; cancel what waits in the others."""
-    decisions = consents.decide_all(connection, {(row.consent_id, row.purpose) for row in rows})
+    uses = {row.id: (row.consent_id, consents.job_use(row)) for row in rows}
+    decisions = consents.decide_all(connection, uses.values())
     allowed = []
     for row in rows:
-        record, decision = decisions[row.consent_id, row.purpose]
+        record, decision = decisions[uses[row.id]]
         if decision.allowed:
             allowed.append(row)
             continue

@@ -12,13 +12,16 @@ import torch
 from face0_worker.contract.errors import BadInput, Face0Error, ItemFailed, ModelMissing, OutOfMemory
 from face0_worker.contract.job import RenderItem
 from face0_worker.contract.receipt import Verdict
+from face0_worker.faces.skin import Lab
 from face0_worker.render.guidance import check_guidance
 from face0_worker.render.limits import rows_of
 from face0_worker.render.pipeline import Pipeline
+from face0_worker.render.quality import Measured
 from face0_worker.render.rescue import breakage, in_float32
 from face0_worker.render.sampler import denoise, initial_noise, make_scheduler
 
-Judge = Callable[[np.ndarray, np.ndarray | None], Verdict]
+# (pixels uint8 (h, w, 3), the embedding (d,) it was made with) -> what is measured on it
+Judge = Callable[[np.ndarray, np.ndarray | None], Verdict | Measured]
 OnStep = Callable[[int, int], None]
 
 
@@ -34,13 +37,15 @@ class RenderRequest:
 class Rendered:
     """How one request ended: with pixels (uint8 (h, w, 3)) and a verdict, or with an error of its own.
 
-    A rejected picture keeps its pixels. `truncated`: the end of a prompt did not fit the text encoder.
+    A rejected picture keeps its pixels. `truncated`: the end of a prompt did not fit the text encoder. `skin`: the
+    colour of the person's face, where the judge measured it.
     """
 
     pixels: np.ndarray | None
     verdict: Verdict | None
     error: Face0Error | None
     truncated: bool = False
+    skin: Lab | None = None
 
 
 def render_batch(
@@ -187,16 +192,17 @@ def _finish(
         return Rendered(None, None, lost, truncated)
     pixels = np.rint(picture * 255).astype(np.uint8)
     try:
-        verdict = _judged(judge, pixels, request.embedding)
-        said = replace(verdict, precision=precision, rerendered=rerendered, truncated=truncated)
-        return Rendered(pixels, said, None, truncated)
+        measured = _judged(judge, pixels, request.embedding)
+        said = replace(measured.verdict, precision=precision, rerendered=rerendered, truncated=truncated)
+        return Rendered(pixels, said, None, truncated, measured.skin)
     except Face0Error as error:
         return Rendered(None, None, error, truncated)
 
 
-def _judged(judge: Judge, pixels: np.ndarray, embedding: np.ndarray | None) -> Verdict:
+def _judged(judge: Judge, pixels: np.ndarray, embedding: np.ndarray | None) -> Measured:
     try:
-        return judge(pixels, embedding)
+        said = judge(pixels, embedding)
+        return said if isinstance(said, Measured) else Measured(said)
     except Face0Error:
         raise
     except Exception as error:

@@ -80,7 +80,9 @@ class Conditioning:
     """What every branch of every item of a batch is told, each distinct text and face stored once.
 
     `texts` (t, length, d); `faces` (1 + f, k, d), where row 0 is zero tokens (NO_FACE); `text_of[item][branch]`
-    and `face_of[item][branch]` are rows of them; `truncated` has one flag per item. SDXL only: `pooled` (t, p)
+    and `face_of[item][branch]` are rows of them; `truncated` has one flag per item. With `beside` the faces are an
+    adapter's: they stand behind the text and override nothing, and row 0 is what it was trained to take for no face.
+    SDXL only: `pooled` (t, p)
     goes with `texts`, and `sizes` (items, 6) is what each item says in all its branches.
     """
 
@@ -91,6 +93,7 @@ class Conditioning:
     truncated: tuple[bool, ...]
     pooled: Tensor | None = None
     sizes: Tensor | None = None
+    beside: bool = False
 
     def to(self, dtype: torch.dtype) -> Conditioning:
         """Return the same in another precision; the sizes stay float32: bfloat16 has no 2056."""
@@ -102,8 +105,9 @@ class Conditioning:
         pairs = list(zip(rows.items, rows.branches, strict=True))
         texts = [self.text_of[item][branch] for item, branch in pairs]
         faces = [self.face_of[item][branch] for item, branch in pairs]
+        said, shown = self.texts[texts], self.faces[faces]
         return Context(
-            override_tokens(self.texts[texts], self.faces[faces]),
+            torch.cat([said, shown], dim=1) if self.beside else override_tokens(said, shown),
             None if self.pooled is None else self.pooled[texts],
             None if self.sizes is None else self.sizes[list(rows.items)],
         )

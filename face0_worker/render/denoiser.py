@@ -103,6 +103,21 @@ class Denoiser:
         return side_by_side(len(latents), lambda part: self._forward(latents[part], when, *(one[part] for one in told)))
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of rows that a call may have; empty: any."""
+        return self._counts
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the UNet is compiled for the shapes that were seen so far."""
+        return self._replays is not None and bool(self._replays.compiled)
+
+    def settle(self) -> None:
+        """Compile no shapes that come from now on."""
+        if self._replays is not None:
+            self._replays.settle()
+
+    @property
     def forward(self) -> Forward:
         """The UNet as a function of tensors: compiled, where it is."""
         return self._forward if self._replays is None else self._replays.forward

@@ -14,6 +14,7 @@ from face0_worker.render.single_file import survey_single
 from face0_worker.render.survey import CLASSES, Survey, check_fit, needs_face, survey_folder
 from face0_worker.render.weight_files import WIDTHS, Stored
 
+_FACES = {"mapper": "FaceMapper", "adapter": "IP-Adapter-FaceID"}
 _TOLD = {
     "unet": ("in_channels", "cross_attention_dim", "block_out_channels"),
     "vae": ("latent_channels", "block_out_channels", "scaling_factor"),
@@ -38,7 +39,7 @@ def describe(place: Path, allowed_models: str) -> dict[str, Any]:
         "kind": survey.kind,
         "layout": "diffusers folder" if survey.layout is None else f"single file, {survey.layout.name}",
         "components": {
-            name: {"class": CLASSES[survey.kind].get(name, "FaceMapper"), **_stored(stored), **_shapes(survey, name)}
+            name: {"class": CLASSES[survey.kind].get(name) or _FACES[name], **_stored(stored), **_shapes(survey, name)}
             for name, stored in survey.weights.items()
             if stored
         },
@@ -75,6 +76,9 @@ def _stored(stored: Mapping[str, Stored]) -> dict[str, Any]:
 
 
 def _shapes(survey: Survey, name: str) -> dict[str, Any]:
+    if name == "adapter":
+        first = survey.weights[name].get("image_proj.proj.0.weight")
+        return {} if first is None else {"in": first.shape[-1]}
     if name == "mapper":
         ends = [survey.weights[name].get(f"layers.{layer}.weight") for layer in (0, 3)]
         return {} if None in ends else {"in": ends[0].shape[-1], "out": ends[1].shape[0]}  # type: ignore[union-attr]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from face0_worker.contract.errors import BadInput
+from face0_worker.contract.guidance import coefficients
 from face0_worker.contract.job import Guidance
 
 
@@ -57,17 +58,6 @@ def check_guidance(guidance: Guidance) -> None:
             raise BadInput(f"guidance {name} is {getattr(guidance, name)}; a finite number is needed")
     if not 0 <= guidance.start < guidance.stop <= 1:
         raise BadInput(f"guidance interval [{guidance.start}, {guidance.stop}) is not within [0, 1] or is empty")
-
-
-def coefficients(guidance: Guidance, part: float) -> tuple[float, float, float, float]:
-    """Return the coefficient of each Branch, in its order, at `part` of the denoising (0 is the first step).
-
-    Outside [start, stop) the strength w is 1: only the conditional combination e runs
-    (Kynkaanniemi et al. 2024, arXiv 2404.07724, limit guidance to an interval in this way).
-    """
-    w = guidance.w if guidance.start <= part < guidance.stop else 1.0
-    c, a = guidance.c, guidance.a
-    return w * c, w * (1 - c) * a, w * (1 - c) * (1 - a), 1 - w
 
 
 def plan_rows(guidances: Sequence[Guidance], part: float) -> Rows:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from face0_worker.contract.guidance import coefficients
 from face0_worker.contract.job import Guidance
-from face0_worker.render.guidance import coefficients
 
 Size = tuple[int, int]
 GROW_AFTER = 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,16 @@ from face0_worker.render.card import Card as Card
 from face0_worker.render.card import parse_card, read_json
 from face0_worker.render.clip_words import write_clip_tokenizer
 from face0_worker.render.conditioning import FaceMapper
+from face0_worker.render.face_adapter import (
+    PROJECTION,
+    FaceProjection,
+    attach,
+    attention_weights,
+    empty_projection,
+    lora_weights,
+)
 from face0_worker.render.guidance import check_guidance
+from face0_worker.render.loras import Changes, add_all, lora_changes
 from face0_worker.render.single_file import pad_token, survey_single
 from face0_worker.render.single_file_weights import convert_component
 from face0_worker.render.survey import Survey, check_fit, needs_face, survey_folder, text_width
@@ -35,7 +45,8 @@ _TEXT_CLASSES = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelW
 class Parts:
     """The components of a model on the CPU: UNet and VAE in the precisions asked for, the others in float32.
 
-    SDXL has a second text encoder and tokenizer; `force_zeros_for_empty_prompt` is its way to say nothing.
+    LoRAs are in the weights already. SDXL has a second text encoder and tokenizer; `force_zeros_for_empty_prompt` is
+    its way to say nothing.
     """
 
     card: Card
@@ -43,7 +54,7 @@ class Parts:
     vae: Any
     text_encoder: Any
     tokenizer: Any
-    mapper: FaceMapper
+    mapper: FaceMapper | FaceProjection
     scheduler_config: dict[str, Any]
     text_encoder_2: Any = None
     tokenizer_2: Any = None
@@ -99,11 +110,54 @@ def load_component(survey: Survey, name: str, dtype: torch.dtype | None, *, chan
     """
     what = f"{name} in model {survey.place}"
     if survey.layout is None:
-        module = _empty(survey, name, what)
-        _fill(module, _by_name(name, survey.weights[name], module), dtype, what, channels_last)
+        module, stored = _prepared(survey, name, what)
+        changes = _changes(survey, name, module, what)
+        _fill(module, stored, dtype, what, channels_last, changes)
     else:
         module = convert_component(survey, name, dtype, what)
     return module.eval().requires_grad_(False)
+
+
+def check_adapters(survey: Survey) -> None:
+    """Raise BadInput or ModelMissing unless every adapter of the model fits it; only headers are read."""
+    if survey.card is not None and survey.card.adapter is not None:
+        _check_names(*_projection(survey, survey.card), _face_of(survey))
+    for name in ("unet", "text_encoder", "text_encoder_2"):
+        if name in survey.configs:
+            what = f"{name} in model {survey.place}"
+            module, stored = _prepared(survey, name, what)
+            _check_names(module, stored, what)
+            _changes(survey, name, module, what)
+
+
+def _prepared(survey: Survey, name: str, what: str) -> tuple[Any, dict[str, Stored]]:
+    """Return the empty component, a face adapter's attention in it, and the stored tensors that belong into it."""
+    module = _empty(survey, name, what)
+    stored = _by_name(name, survey.weights[name], module)
+    adapter = None if survey.card is None else survey.card.adapter
+    if name == "unet" and adapter is not None:
+        attach(module, adapter, text_width(survey))
+        stored |= attention_weights(module, survey.weights["adapter"], _face_of(survey))
+    return module, stored
+
+
+def _changes(survey: Survey, name: str, module: Any, what: str) -> Changes:
+    """Return what LoRAs add to a component: the face adapter's own, and those that the card names."""
+    wanted = _shapes(module)
+    changes = lora_changes(survey, name, wanted)
+    adapter = None if survey.card is None else survey.card.adapter
+    if name == "unet" and adapter is not None:
+        theirs = lora_weights(module, survey.weights["adapter"], adapter.lora_scale, _face_of(survey), wanted)
+        changes = {weight: theirs.get(weight, []) + changes.get(weight, []) for weight in theirs | changes}
+    return changes
+
+
+def _face_of(survey: Survey) -> str:
+    return f"the face adapter of model {survey.place}"
+
+
+def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
 
 def _empty(survey: Survey, name: str, what: str) -> Any:
@@ -144,9 +198,18 @@ def _fill(
     dtype: torch.dtype | None,
     what: str,
     channels_last: bool = False,
+    changes: Changes | None = None,
 ) -> None:
     """Give an empty module its weights, after their names and shapes have all been checked."""
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    _check_names(module, stored, what)
+    added = {key: partial(add_all, some) for key, some in (changes or {}).items()}
+    # `assign` takes the tensors as they are: nothing is held twice
+    weights = read_tensors(stored, dtype, what, channels_last=channels_last, added=added)
+    module.load_state_dict(dict(weights), assign=True)
+
+
+def _check_names(module: torch.nn.Module, stored: Mapping[str, Stored], what: str) -> None:
+    wanted = _shapes(module)
     for key in sorted(wanted.keys() | stored.keys()):
         if key not in stored:
             raise ModelMissing(f"{what} is not whole: {key} is missing; copy the model again")
@@ -157,8 +220,6 @@ def _fill(
                 f"{what}: {key} is {stored[key].shape}, its config asks for {wanted[key]}: "
                 "they belong to different models"
             )
-    # `assign` takes the tensors as they are: nothing is held twice
-    module.load_state_dict(dict(read_tensors(stored, dtype, what, channels_last=channels_last)), assign=True)
 
 
 def _tokenizers(survey: Survey) -> dict[str, Any]:
@@ -193,8 +254,19 @@ def _tokenizer(survey: Survey, name: str) -> Any:
         ) from error
 
 
-def _mapper(survey: Survey, card: Card) -> FaceMapper:
+def _mapper(survey: Survey, card: Card) -> FaceMapper | FaceProjection:
+    if card.adapter is not None:
+        projection, stored = _projection(survey, card)
+        _fill(projection, stored, torch.float32, _face_of(survey))
+        return projection.eval().requires_grad_(False)
     with init_empty_weights():
         mapper = FaceMapper(card.embedder_dim, card.tokens, text_width(survey), card.mapper_width)
     _fill(mapper, survey.weights["mapper"], torch.float32, f"the face mapper of model {survey.place}")
     return mapper.eval().requires_grad_(False)
+
+
+def _projection(survey: Survey, card: Card) -> tuple[FaceProjection, dict[str, Stored]]:
+    """Return the face adapter's empty projection and the stored tensors that belong into it."""
+    stored = survey.weights["adapter"]
+    mine = {name.removeprefix(PROJECTION): one for name, one in stored.items() if name.startswith(PROJECTION)}
+    return empty_projection(card, stored, text_width(survey)), mine

@@ -17,6 +17,8 @@ from face0_worker.contract.job import RenderItem
 from face0_worker.render.conditioning import NO_FACE, Conditioning, Context
 from face0_worker.render.cores import side_by_side
 from face0_worker.render.denoiser import Denoiser
+from face0_worker.render.face_adapter import FaceProjection
+from face0_worker.render.guidance import Branch, Rows
 from face0_worker.render.limits import BatchLimits
 from face0_worker.render.loading import Card, Parts, read_parts
 from face0_worker.render.tensors import to_host
@@ -144,6 +146,19 @@ class Pipeline:
         """Have the denoiser compiled, when its next batch comes. Raises: BadInput: not on a GPU."""
         self.denoiser = self._denoiser(self.unet, compiled=True)
 
+    def warm_up(self) -> None:
+        """Run the denoiser once in each number of rows, on pictures of the model's own size; compile nothing after.
+
+        Raises: OutOfMemory, ItemFailed: as a denoising step.
+        """
+        item = RenderItem("", "", width=self.card.size, height=self.card.size)
+        told = self.condition([item], [None])
+        for count in self.denoiser.counts:
+            context = told.context(Rows((0,) * count, (Branch.JOINT,) * count, (1.0,) * count))
+            latents = torch.zeros((count, *self.latent_shape(item.width, item.height)), device=self.device)
+            self.predict(latents, torch.tensor(1.0), context)
+        self.denoiser.settle()
+
     @classmethod
     def load(cls, folder: Path, *, digest: str, device: str = "auto", precision: str = "auto") -> Pipeline:
         """Load a model folder or single file; `digest` is what `models.digest_model` says of it.
@@ -167,6 +182,7 @@ class Pipeline:
         return {
             "name": self.card.name,
             "size": self.card.size,
+            "aspect": self.card.aspect,
             "precision": self.precision,
             "tokens": self.card.tokens,
             "embedder_digest": self.card.embedder_digest,
@@ -174,6 +190,7 @@ class Pipeline:
             "guidance": asdict(self.card.guidance),
             "steps": self.card.steps,
             "licences": self.card.licences,
+            **({"gate": asdict(self.card.gate)} if self.card.gate else {}),
             "device": str(self.device),
         }
 
@@ -191,13 +208,19 @@ class Pipeline:
             return encode_texts(self.encoders, list(row_of), self.card.tokens), row_of
 
     def encode_faces(self, embeddings: Sequence[np.ndarray]) -> Tensor:
-        """Return face tokens (1 + n, k, d) of normalised embeddings (d,); row 0 is zero tokens: no face."""
-        tokens = torch.zeros((1 + len(embeddings), self.card.tokens, self.mapper.text_width), device=self.device)
-        if embeddings:
-            with torch.inference_mode(), device_errors("the faces"):
-                stacked = torch.from_numpy(np.stack(embeddings).astype(np.float32, copy=False)).to(self.device)
-                tokens[1:] = torch.cat([self.mapper(part) for part in stacked.split(at_once(stacked))])
-        return tokens
+        """Return face tokens (1 + n, k, d) of normalised embeddings (d,); row 0 says no face.
+
+        That is zero tokens, or with a face adapter what it makes of a zero embedding.
+        """
+        with torch.inference_mode(), device_errors("the faces"):
+            if isinstance(self.mapper, FaceProjection):
+                nobody = self.mapper.no_face()
+            else:
+                nobody = torch.zeros((1, self.mapper.tokens, self.mapper.text_width), device=self.device)
+            if not embeddings:
+                return nobody
+            stacked = torch.from_numpy(np.stack(embeddings).astype(np.float32, copy=False)).to(self.device)
+            return torch.cat([nobody, *(self.mapper(part) for part in stacked.split(at_once(stacked)))])
 
     def condition(self, items: Sequence[RenderItem], embeddings: Sequence[np.ndarray | None]) -> Conditioning:
         """Return what all branches of all items are told. `embeddings[i]` is item i's, None for no face.
@@ -222,7 +245,8 @@ class Pipeline:
         truncated = tuple(
             texts.truncated[row_of[item.prompt]] or texts.truncated[row_of[item.negative_prompt]] for item in items
         )
-        told = Conditioning(texts.tokens, faces, tuple(text_of), tuple(face_of), truncated)
+        beside = self.card.adapter is not None
+        told = Conditioning(texts.tokens, faces, tuple(text_of), tuple(face_of), truncated, beside=beside)
         if self.has_second_encoder:
             told = replace(told, pooled=texts.pooled, sizes=self._sizes(items))
         # once, not in every step

@@ -43,12 +43,15 @@ class Replays:
     """A forward of fixed shapes as CUDA graphs, captured when a shape comes for the first time.
 
     The result is the graph's own memory: read it before the next call. One thread at a time. With `compiled` the
-    forward goes through torch.compile first, once for each shape; its cache is on disk (TORCHINDUCTOR_CACHE_DIR).
+    forward goes through torch.compile first, once for each shape that comes before `settle`; its cache is on disk
+    (TORCHINDUCTOR_CACHE_DIR).
     """
 
     def __init__(self, forward: Forward, *, compiled: bool) -> None:
         self._plain = self._forward = forward
         self._compiled, self._not_compiled = compiled, ""
+        # the shapes that may be compiled; None: any
+        self._only: frozenset[tuple[Any, ...]] | None = None
         if compiled:
             # one code object, many shapes: torch gives up after 8, which `fullgraph` turns into an error
             torch._dynamo.config.cache_size_limit = 64
@@ -68,7 +71,7 @@ class Replays:
             captured = None if self._without else self._captured(key, inputs)
         if captured is None:
             with self._preferred(inputs[0].dtype is not torch.float32):
-                return self._forward(*inputs)
+                return self._forward_for(key)(*inputs)
         self._graphs.move_to_end(key)
         for place, value in zip(captured.inputs, inputs, strict=True):
             place.copy_(value, non_blocking=True)
@@ -79,6 +82,18 @@ class Replays:
     def forward(self) -> Forward:
         """The forward as it is captured: compiled where that was asked for and went well."""
         return self._forward
+
+    @property
+    def compiled(self) -> bool:
+        """Whether shapes are, or were, compiled, and that went well."""
+        return self._compiled
+
+    def settle(self) -> None:
+        """Compile nothing more: shapes that have no graph yet run as they are, from now on."""
+        self._only = frozenset(self._graphs)
+
+    def _forward_for(self, key: tuple[Any, ...]) -> Forward:
+        return self._forward if self._only is None or key in self._only else self._plain
 
     def release(self) -> None:
         """Let go of all graphs and their memory."""
@@ -117,12 +132,12 @@ class Replays:
         Raises: torch.OutOfMemoryError: as anywhere; a smaller batch may fit.
         """
         try:
-            captured = self._capture(tuple(one.clone() for one in inputs))
+            captured = self._capture(self._forward_for(key), tuple(one.clone() for one in inputs))
         except RuntimeError as error:
             if _short_of_memory(error):
                 raise torch.OutOfMemoryError("no memory for a graph") from error
             why = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            if self._compiled:
+            if self._forward_for(key) is not self._plain:
                 # the compiler or what it made: the plain forward may still be captured
                 self._forward, self._compiled, self._not_compiled = self._plain, False, why
                 return self._captured(key, inputs)
@@ -133,14 +148,14 @@ class Replays:
             self._graphs.popitem(last=False)
         return captured
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> _Captured:
+    def _capture(self, forward: Forward, inputs: tuple[Tensor, ...]) -> _Captured:
         # libraries choose their algorithms and make their handles in the first calls, which no graph may hold
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         half = inputs[0].dtype is not torch.float32
         with torch.cuda.stream(side), self._preferred(half):
             for _ in range(WARM_UPS):
-                self._forward(*inputs)
+                forward(*inputs)
         torch.cuda.current_stream().wait_stream(side)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -152,7 +167,7 @@ class Replays:
             self._preferred(half),
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
         ):
-            output = self._forward(*inputs)
+            output = forward(*inputs)
         return _Captured(graph, inputs, output)
 
 

@@ -6,6 +6,7 @@ little of its configuration: it is matched with one of the layouts that ship (mo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,14 @@ def survey_single(file: Path, layout: str | None = None) -> Survey:
     beside = sidecar(file)
     if beside.is_dir():
         check_contents(beside)
-    card, data, mapper = read_face(beside)
+    face = read_face(beside)
+    if face.card is not None and (face.loras or face.card.adapter is not None):
+        raise BadInput(
+            f"{beside / 'face0.json'} names adapters, which need a model folder: "
+            "`face0-worker model import` writes one from a single file"
+        )
     _check_whole(file, header)
-    folder = _layout_folder(file, header, layout or _said_layout(beside, data))
+    folder = _layout_folder(file, header, layout or _said_layout(beside, face.data))
     prefixes = _prefixes(header)
     kind = SDXL if "text_encoder_2" in prefixes else SD
     configs = {name: read_config(folder / name / "config.json", CLASSES[kind][name]) for name in prefixes}
@@ -49,9 +55,9 @@ def survey_single(file: Path, layout: str | None = None) -> Survey:
         file,
         kind,
         configs,
-        {**weights, "mapper": mapper},
-        card,
-        data,
+        {**weights, **face.weights},
+        face.card,
+        face.data,
         layout=folder,
         notes=notes if used < len(header.tensors) else (),
         force_zeros_for_empty_prompt=kind == SDXL,
@@ -77,7 +83,9 @@ def _has(header: Header, prefix: str) -> bool:
 
 def _check_whole(file: Path, header: Header) -> None:
     if any("lora" in name.lower() for name in header.tensors):
-        raise BadInput(f"{file} holds LoRA weights, not a model; merge them into a model first")
+        raise BadInput(
+            f"{file} holds LoRA weights, not a model; `face0-worker model with-lora` adds them to a model folder"
+        )
     if _has(header, "down_blocks.") or _has(header, "encoder.down_blocks."):
         raise BadInput(f"{file} is one component of a diffusers folder; name the whole folder instead")
     for name, prefix in _prefixes(header).items():
@@ -88,7 +96,7 @@ def _check_whole(file: Path, header: Header) -> None:
         raise BadInput(f"{file} is a model for inpainting (9 input channels); take the base model")
 
 
-def _said_layout(beside: Path, data: dict[str, Any]) -> str | None:
+def _said_layout(beside: Path, data: Mapping[str, Any]) -> str | None:
     """Return the layout that the files beside the model name: a folder of theirs, or one that ships."""
     if (beside / "layout").is_dir():
         return str(beside / "layout")

@@ -7,13 +7,13 @@ with a folder `NAME.face0/` beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from face0_worker.contract.errors import BadInput, ModelMissing
 from face0_worker.render.card import Card, parse_card, read_json
-from face0_worker.render.weight_files import Stored, check_contents, find_weights, read_header
+from face0_worker.render.weight_files import Header, Stored, check_contents, find_weights, read_header
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 _WEIGHTS = {
@@ -50,14 +50,36 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "text_encoder": {"hidden_size": 512, "max_position_embeddings": 77, "vocab_size": 49408, "projection_dim": 512},
 }
 PREDICTIONS = ("epsilon", "v_prediction")
+# the files of `face0/` beside the card
+MAPPER, ADAPTER, LORAS = "mapper.safetensors", "ip_adapter.safetensors", "loras"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA of a model by its header, and how much of it is added to the weights."""
+
+    file: Path
+    header: Header
+    scale: float
+
+
+@dataclass(frozen=True)
+class Face:
+    """What `face0/` holds: the card, its JSON, the stored tensors of mapper or adapter, and the LoRAs."""
+
+    card: Card | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, Stored]] = field(default_factory=lambda: {"mapper": {}})
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True)
 class Survey:
     """A model before it is loaded: the configs and stored tensors of each component, and its card.
 
-    `weights["mapper"]` are the face mapper's. `layout` is empty for a folder; for a single file it is the folder of
-    configs that it was matched with. `notes`: sentences on what is there and not used.
+    `weights["mapper"]` are the face mapper's, `weights["adapter"]` those of an IP-Adapter in its place. `layout` is
+    empty for a folder; for a single file it is the folder of configs that it was matched with. `notes`: sentences on
+    what is there and not used.
     """
 
     place: Path
@@ -70,6 +92,7 @@ class Survey:
     notes: tuple[str, ...] = ()
     # SDXL's way to say nothing; true is what diffusers takes where a model is silent
     force_zeros_for_empty_prompt: bool = False
+    loras: tuple[Lora, ...] = ()
 
     def of(self, component: str, name: str) -> Any:
         """Return one value of a component's config, or what its library takes where the config is silent."""
@@ -95,23 +118,26 @@ def survey_folder(folder: Path) -> Survey:
         if name in classes and (folder / name / "tokenizer_config.json").is_file():
             read_config(folder / name / "tokenizer_config.json", None)
     weights = {name: find_weights(folder / name, stem) for name, stem in _WEIGHTS.items() if name in classes}
-    card, data, mapper = read_face(folder / "face0")
+    face = read_face(folder / "face0")
     zeros = kind == SDXL and bool(index.get("force_zeros_for_empty_prompt", True))
-    every = {**weights, "mapper": mapper}
-    return Survey(folder, kind, configs, every, card, data, notes=notes, force_zeros_for_empty_prompt=zeros)
+    every = {**weights, **face.weights}
+    survey = Survey(folder, kind, configs, every, face.card, face.data, notes=notes, loras=face.loras)
+    return replace(survey, force_zeros_for_empty_prompt=zeros)
 
 
-def read_face(folder: Path) -> tuple[Card | None, dict[str, Any], dict[str, Stored]]:
-    """Read `face0/`: the card, its JSON and the mapper's stored tensors; all empty when there is no such folder.
+def read_face(folder: Path) -> Face:
+    """Read `face0/`; all is empty when there is no such folder.
 
     Raises: ModelMissing: a file of it is absent or damaged. BadInput: the card makes no sense.
     """
     if not folder.is_dir():
-        return None, {}, {}
+        return Face()
     data = read_json(folder / "face0.json")
     _refuse_code(folder / "face0.json", data)
-    mapper = read_header(folder / "mapper.safetensors")
-    return parse_card(data, folder / "face0.json"), data, dict(mapper.tensors)
+    card = parse_card(data, folder / "face0.json")
+    name, file = ("mapper", MAPPER) if card.adapter is None else ("adapter", ADAPTER)
+    loras = [Lora(folder / LORAS / one.file, read_header(folder / LORAS / one.file), one.scale) for one in card.loras]
+    return Face(card, data, {name: dict(read_header(folder / file).tensors)}, tuple(loras))
 
 
 def needs_face(survey: Survey) -> Card:
@@ -221,7 +247,10 @@ def _pairs(survey: Survey) -> Iterator[tuple[str, object, str, object]]:
     else:
         yield *added, "what a model of one text encoder needs", None
     if survey.card is not None:
-        yield from _mapper_pairs(survey, survey.card)
+        pairs = _mapper_pairs if survey.card.adapter is None else _adapter_pairs
+        yield from pairs(survey, survey.card)
+        factor = latent_factor(survey)
+        yield "face0.json's size", survey.card.size % factor, f"a multiple of the VAE's {factor} px, leaving", 0
 
 
 def _second_pairs(survey: Survey) -> Iterator[tuple[str, object, str, object]]:
@@ -233,6 +262,17 @@ def _second_pairs(survey: Survey) -> Iterator[tuple[str, object, str, object]]:
     takes = survey.of("unet", "projection_class_embeddings_input_dim")
     gives = f"6 sizes of {wave} and the second text encoder's projection of {pooled}, together"
     yield "the UNet's projection_class_embeddings_input_dim", takes, gives, 6 * wave + pooled
+
+
+def _adapter_pairs(survey: Survey, card: Card) -> Iterator[tuple[str, object, str, object]]:
+    width, adapter = text_width(survey), "the face adapter"
+    tokens = 0 if card.adapter is None else card.adapter.tokens
+    shapes = {name: tensor.shape for name, tensor in survey.weights["adapter"].items()}
+    first, last = (shapes.get(f"image_proj.proj.{layer}.weight", ()) for layer in (0, 2))
+    if len(first) == len(last) == 2:
+        yield f"{adapter}'s input", first[1], "face0.json's embedder dimension", card.embedder_dim
+        yield f"{adapter}'s output", last[0], f"{tokens} face tokens by the text's width {width}", tokens * width
+    yield f"{adapter}'s norm", shapes.get("image_proj.norm.weight"), "the text's width", (width,)
 
 
 def _mapper_pairs(survey: Survey, card: Card) -> Iterator[tuple[str, object, str, object]]:
@@ -249,5 +289,3 @@ def _mapper_pairs(survey: Survey, card: Card) -> Iterator[tuple[str, object, str
     mapper = f"the face mapper for the text encoder ({width} wide)"
     for name in sorted(wanted | shapes):
         yield f"{mapper}: {name}", shapes.get(name), "by face0.json it", wanted.get(name)
-    factor = latent_factor(survey)
-    yield "face0.json's size", card.size % factor, f"a multiple of the VAE's {factor} px, leaving", 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -27,17 +28,26 @@ DTYPES = {
 
 
 def read_tensors(
-    wanted: Mapping[str, Stored], dtype: torch.dtype | None, what: str, *, channels_last: bool = False
+    wanted: Mapping[str, Stored],
+    dtype: torch.dtype | None,
+    what: str,
+    *,
+    channels_last: bool = False,
+    added: Mapping[str, Callable[[Tensor], None]] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every wanted tensor by name, floating ones in `dtype` (None: as stored). `what` names it in errors.
 
     Bytes are read, not mapped: mapped pages would count as memory until the whole file is let go. All are read into
     one place as large as the largest tensor, so that nothing is freed in between and the heap has no holes.
     `channels_last`: convolutions get this order of memory at once; to turn them later would hold them twice.
+    `added`: by a weight's name, what adds something to it in place; it gets it in float32, and rounding comes after.
     Raises: ModelMissing: a file changed or can't be read, or a weight is not a number. BadInput: a weight is too
     large for `dtype`.
     """
     place = torch.empty(max((one.stop - one.start for one in wanted.values()), default=0), dtype=torch.uint8)
+    added = added or {}
+    most = max((math.prod(wanted[name].shape) for name in added), default=0)
+    summed = torch.empty(most, dtype=torch.float32)
     with ExitStack() as stack:
         opened: dict[Path, BinaryIO] = {}
         # in the order of the disk
@@ -50,6 +60,9 @@ def read_tensors(
             except OSError as error:
                 raise ModelMissing(f"{stored.file} can't be read ({type(error).__name__}); copy it again") from error
             kind = dtype if dtype is not None and raw.is_floating_point() else raw.dtype
+            if name in added:
+                raw = summed[: raw.numel()].view(raw.shape).copy_(raw)
+                added[name](raw)
             _check_numbers(name, raw, kind, what)
             order = torch.channels_last if channels_last and raw.dim() == 4 else torch.contiguous_format
             yield name, torch.empty(raw.shape, dtype=kind, memory_format=order).copy_(raw)

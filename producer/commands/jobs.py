@@ -14,7 +14,7 @@ from producer.commands.completion import known_jobs
 from producer.commands.setting import opened
 from producer.services import Services
 from producer.show import as_json_option, console, local, plain, print_json, print_table, say
-from producer.watch import follow, note, outcome, summary, why_not_done
+from producer.watch import follow, gate_lines, note, outcome, summary, why_not_done
 
 job_argument = click.argument("job_id", metavar="JOB", shell_complete=known_jobs)
 wait_option = click.option("--wait", is_flag=True, help="Follow the job until it ends.")
@@ -42,6 +42,8 @@ def status(ctx: click.Context, job_id: str | None, limit: int, as_json: bool) ->
         return
     say(summary(found))
     say(f"  {found.priority.name.lower()}, for {found.purpose}, consent {found.consent_id}, {local(found.created_at)}")
+    for line in gate_lines(found):
+        say(f"  {line}")
     for problem in problems:
         say(f"  {problem}")
 
@@ -97,6 +99,8 @@ def follow_to_the_end(services: Services, job_id: str, *, as_json: bool = False,
         click.echo(problem, err=True)
     if ended.counts[ItemState.DONE]:
         say(f"Next: `face0 results pull {job_id} --to DIR`")
+    for line in gate_lines(ended):
+        click.echo(line, err=True)
     if ended.counts[ItemState.FAILED]:
         click.echo(f"`face0 retry {job_id}` tries the failed ones again.", err=True)
     return outcome(services.ledger, ended)
@@ -111,13 +115,16 @@ def _tell(services: Services, job_id: str, sentence: str, *, as_json: bool) -> N
 
 @click.command()
 @job_argument
+@click.option("--sku", "skus", multiple=True, help="Only this SKU, in all its variants; repeat it for several.")
 @as_json_option
 @click.pass_context
-def cancel(ctx: click.Context, job_id: str, as_json: bool) -> None:
+def cancel(ctx: click.Context, job_id: str, skus: tuple[str, ...], as_json: bool) -> None:
     """End every open item of JOB. Finished pictures stay."""
     with opened(ctx) as services:
-        count = jobs.cancel_job(services.ledger, job_id)
-        _tell(services, job_id, f"{count} open items of {job_id} were cancelled.", as_json=as_json)
+        count = jobs.cancel_job(services.ledger, job_id, skus)
+        items = f"{count} open item{'s' * (count != 1)}"
+        were = "was" if count == 1 else "were"
+        _tell(services, job_id, f"{items} of {job_id} {were} cancelled.", as_json=as_json)
 
 
 @click.command()

@@ -1,13 +1,11 @@
 """`make bench`: speed as ratios, both sides measured in turn in one run; writes OUT/bench.json.
 
-python -m tests.benchmarks --out out [--rounds 3] [--items 48]
+python -m tests.benchmarks --out out [--rounds 3] [--items 48] [--products 2000] [--grow 10,1000]
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -15,6 +13,7 @@ import numpy as np
 
 from face0_worker.bench.report import Report, Row, compare, name_commit, name_cpu
 from face0_worker.contract.job import ItemState, RenderItem
+from face0_worker.contract.pace import USUAL_BATCH
 from face0_worker.contract.receipt import Verdict
 from face0_worker.faces.packs import digest_folder
 from face0_worker.models import model_folder
@@ -22,13 +21,13 @@ from face0_worker.records.offers import find_model
 from face0_worker.records.progress import job_status
 from face0_worker.render.batch import RenderRequest, render_batch
 from face0_worker.render.pipeline import Pipeline
-from face0_worker.settings import Settings
-from producer import stack
 from producer.catalogue import ItemDefaults
 from producer.demo import PERSON
 from producer.services import Services
 from producer.submit import submit
+from tests.benchmarks.growth import growth_rows
 from tests.benchmarks.house import CONSENT, installation
+from tests.benchmarks.nightly import nightly_rows, running
 
 COLOURS = ("red", "black", "blue", "green", "white", "yellow", "pink", "grey")
 
@@ -83,20 +82,10 @@ def bare_loop(pipeline: Pipeline, items: list[RenderItem], batch: int) -> float:
     return len(items) / (time.perf_counter() - begun)
 
 
-@contextmanager
-def one_worker(settings: Settings) -> Iterator[None]:
-    """Run the services and one worker."""
-    try:
-        stack.up(settings, lambda _: None)
-        yield
-    finally:
-        stack.down(settings, lambda _: None)
-
-
 def queue_overhead(rounds: int, count: int) -> Row:
     """Compare the whole system with the bare loop, in turn; the first pair warms both up and is not counted."""
     pairs = []
-    with installation(one_worker) as (settings, services):
+    with installation(running) as (settings, services):
         folder = model_folder(settings.model)
         pipeline = Pipeline.load(
             folder, digest=digest_folder(folder), device=settings.device, precision=settings.precision
@@ -104,7 +93,7 @@ def queue_overhead(rounds: int, count: int) -> Row:
         defaults = ItemDefaults.of_model(find_model(services.ledger, None).facts)
         for number in range(rounds + 1):
             items = items_of_round(defaults, number, count)
-            pair = end_to_end(services, items), bare_loop(pipeline, items, settings.batch)
+            pair = end_to_end(services, items), bare_loop(pipeline, items, settings.batch or USUAL_BATCH)
             click.echo(f"round {number}: end to end {pair[0]:.2f}, bare loop {pair[1]:.2f} pictures/s")
             if number:
                 pairs.append(pair)
@@ -114,11 +103,18 @@ def queue_overhead(rounds: int, count: int) -> Row:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Counted pairs, after one that warms up.")
-@click.option("--items", default=48, show_default=True, help="Pictures of each side in a round.")
-def main(out: Path, rounds: int, items: int) -> None:
+@click.option("--items", default=48, show_default=True, help="Pictures of each side in a round; 0 leaves it out.")
+@click.option("--products", default=2000, show_default=True, help="Products of the nightly catalogue; 0 leaves it out.")
+@click.option("--grow", default="10,1000", show_default=True, help="Sizes of jobs beside one of 100; empty: left out.")
+def main(out: Path, rounds: int, items: int, products: int, grow: str) -> None:
     """Measure and write OUT/bench.json."""
     report = Report(out, device=name_cpu(), commit=name_commit())
-    click.echo(report.put(queue_overhead(rounds, items)))
+    if items:
+        click.echo(report.put(queue_overhead(rounds, items)))
+    for row in growth_rows([int(size) for size in grow.split(",")], rounds) if grow else ():
+        click.echo(report.put(row))
+    for row in nightly_rows(rounds, products) if products else ():
+        click.echo(report.put(row))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ CONSENT = "bench"
 
 
 @contextmanager
-def installation(running: Callable[[Settings], AbstractContextManager[object]]) -> Iterator[tuple[Settings, Services]]:
-    """Give a fresh installation while `running(settings)` keeps its services, and remove it."""
+def installation(
+    running: Callable[[Settings], AbstractContextManager[object]], **given: object
+) -> Iterator[tuple[Settings, Services]]:
+    """Give a fresh installation while `running(settings)` keeps its services, and remove it. `given`: settings."""
     with tempfile.TemporaryDirectory(prefix="face0-bench-") as folder:
-        settings = load_settings(None, home=Path(folder) / "home", broker_url="", ledger_url="", storage="")
+        settings = load_settings(None, home=Path(folder) / "home", broker_url="", ledger_url="", storage="", **given)
         for _ in init(settings):
             pass
         with running(settings), Services(settings) as services:

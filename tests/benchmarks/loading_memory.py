@@ -74,13 +74,20 @@ def main() -> None:
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
+        from face0_worker.render.adapters import add_lora
+        from tests.adapters import write_lora
         from tests.fakes import write_tiny_model
         from tests.originals import with_clip_words, write_single_file
 
-        warm = write_tiny_model(Path(work) / "warm")
+        def with_lora(folder: Path, rank: int) -> Path:
+            file = write_lora(Path(work) / f"{folder.name}-{rank}.safetensors", folder, "kohya", rank=rank)
+            add_lora(folder, file, Path(work) / f"{folder.name}-lora", changes={})
+            return Path(work) / f"{folder.name}-lora"
+
+        warm = with_lora(write_tiny_model(Path(work) / "warm"), 4)
         for stored in ("float32", "float16"):
             folder = write_large_model(Path(work) / stored, asked.width, stored)
-            places = [("folder", folder)]
+            places = [("folder", folder), ("folder with a LoRA of rank 64", with_lora(folder, 64))]
             if stored == "float16":
                 places.append(
                     ("single file", write_single_file(with_clip_words(folder), Path(work) / "single.safetensors"))
@@ -90,7 +97,7 @@ def main() -> None:
                     found = measure(warm, place, precision)
                     ratio = round(found["peak"] / found["weights"], 3)
                     rows.append({"name": f"{name}, {stored} on disk, {precision} in memory", "ratio": ratio, **found})
-                    print(f"{rows[-1]['name']:55} {found['weights'] / 1e6:8.0f} MB weights, peak {ratio} of them")
+                    print(f"{rows[-1]['name']:75} {found['weights'] / 1e6:8.0f} MB weights, peak {ratio} of them")
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
         (asked.out / "loading_memory.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")

@@ -119,6 +119,23 @@ class House:
         (child,) = psutil.Process(worker.pid).children()
         return child
 
+    def child_stopped_at_work(self, job_id: str) -> psutil.Process:
+        """The render child, stopped while it holds items of this job: between two batches nothing is its doing."""
+        child = self.child()
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            child.suspend()
+            time.sleep(0.1)  # what it has sent to the ledger is done or not done by now
+            if self.running(job_id):
+                return child
+            child.resume()
+            assert time.monotonic() < deadline, self.status(job_id)
+            time.sleep(0.02)
+
+    def running(self, job_id: str) -> int:
+        """How many items of this job a child has claimed."""
+        return self.status(job_id).counts[ItemState.RUNNING]
+
     def commits(self, job_id: str) -> int:
         """How many commits the ledger has for this job."""
         with self.services.ledger.transaction() as connection:

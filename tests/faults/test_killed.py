@@ -17,9 +17,9 @@ ITEMS = 20
 
 
 def test_a_render_child_killed_in_the_middle_costs_nothing(house: House, tmp_path: Path) -> None:
-    job_id = house.submit(house.grant("killed-child"), ITEMS)
+    job_id = house.submit(house.grant("killed-child"), ITEMS, steps=100)
     house.until_some_are_done(job_id)
-    child = house.child()
+    child = house.child_stopped_at_work(job_id)
     child.send_signal(signal.SIGKILL)
     killed_at = time.monotonic()
     house.until_logged("batch.rendered", after="child.died")

@@ -27,6 +27,7 @@ import torch
 from face0_worker.models import digest_model
 from face0_worker.render.loading import read_parts
 from face0_worker.render.pipeline import DECODE_PRECISIONS, PRECISIONS, Pipeline
+from tests.adapters import with_face_id
 from tests.fakes import write_tiny_model
 from tests.full_size import write_full_model
 
@@ -146,9 +147,10 @@ def work() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tiny_models(work: Path) -> dict[str, Path]:
-    """Tiny models of the three families, of a prediction type that all samplers take."""
+    """Tiny models of the three families, of a prediction type that all samplers take; one with a face adapter too."""
     kinds = {"sd1": "epsilon", "sd2": "v_prediction", "sdxl": "epsilon"}
-    return {kind: write_tiny_model(work / kind, kind=kind, prediction_type=said) for kind, said in kinds.items()}
+    made = {kind: write_tiny_model(work / kind, kind=kind, prediction_type=said) for kind, said in kinds.items()}
+    return {**made, "sd1 faceid": with_face_id(made["sd1"], work)}
 
 
 @pytest.fixture(scope="session")

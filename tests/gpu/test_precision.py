@@ -90,7 +90,7 @@ def stock_pictures(pipeline: Pipeline, requests: list[RenderRequest], batch: int
     return np.concatenate(made)
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "sd1 faceid"])
 def test_with_every_sampler_a_picture_is_the_same_in_every_batch_and_on_the_cpu(
     bench: Bench, tiny_models: dict[str, Path], kind: str
 ) -> None:

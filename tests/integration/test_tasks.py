@@ -7,22 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import create_engine, select
 
-from face0_worker.contract.errors import Face0Error, ItemFailed, LedgerDown, StorageDown
+from face0_worker.contract.errors import ConsentRefused, Face0Error, ItemFailed, LedgerDown, StorageDown
 from face0_worker.contract.job import CatalogueJob, ItemState, Priority, RenderItem
 from face0_worker.contract.receipt import Verdict
-from face0_worker.records import attempts, commits, consents, jobs
+from face0_worker.faces.skin import Lab
+from face0_worker.records import attempts, commits, consents, jobs, release
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.provenance import Signer, read_reference, verify_receipt
 from face0_worker.records.storage import Storage, face_key, open_storage, picture_key
 from face0_worker.records.sweep import sweep_job
 from face0_worker.records.tables import attempts as attempts_table
+from face0_worker.records.tables import audit_outbox
 from face0_worker.records.vault import Vault, seal_face
 from face0_worker.tasks import Office, RenderWorker
 from tests import ledgers
@@ -38,6 +41,7 @@ class Painted:
     pixels: np.ndarray | None
     verdict: Verdict | None = GOOD
     error: Face0Error | None = None
+    skin: Lab | None = None
 
 
 Asked = Sequence[tuple[RenderItem, np.ndarray]]
@@ -128,6 +132,7 @@ def test_every_item_is_committed_with_a_receipt_about_its_bytes(desk: Desk) -> N
         assert commit is not None
         receipt = verify_receipt(commit.receipt, desk.office.signer.public_key)
         assert receipt.picture_sha256 == row.picture_sha256
+        assert (receipt.width, receipt.height) == (64, 64)  # of the picture, whatever its list said
         picture = desk.storage.get(row.picture_key)
         assert hashlib.sha256(picture).hexdigest() == row.picture_sha256
         assert read_reference(picture) == row.item_key
@@ -373,3 +378,90 @@ def test_nothing_is_rendered_beside_an_item_that_goes_alone(desk: Desk, monkeypa
         list(hands.map(worker.run, alone))
     worker.close()
     assert log == ["render", "write", "written"] * 2
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the worker ask at every step which items are still wanted."""
+    monkeypatch.setattr("face0_worker.lease.ASK_S", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_revoked_person_leaves_the_running_batch_at_the_next_step_and_the_others_are_rendered(desk: Desk) -> None:
+    gone, stays = desk.submit(2, "c1"), desk.submit(2, "c2")
+    calls: list[int] = []
+
+    def revoke_in_the_middle(asked: Asked, on_step: OnStep) -> list[Painted]:
+        calls.append(len(asked))
+        on_step(1, 3)
+        if len(calls) == 1:
+            consents.revoke(desk.ledger, "c1")
+        on_step(2, 3)
+        calls.append(-len(asked))
+        return [paint(item) for item, _ in asked]
+
+    desk.render(revoke_in_the_middle)
+    # the first call never reached its end; the second was without the person
+    assert calls == [4, 2, -2]
+    assert ledgers.states(desk.ledger, gone) == [ItemState.CANCELLED] * 2
+    assert ledgers.states(desk.ledger, stays) == [ItemState.DONE] * 2
+    assert all(key.startswith("pictures/c2/") for key in desk.pictures())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_batch_of_nobody_is_left_at_once_and_its_attempt_ends(desk: Desk) -> None:
+    job_id = desk.submit(3)
+    finished: list[bool] = []
+
+    def revoke_in_the_middle(asked: Asked, on_step: OnStep) -> list[Painted]:
+        consents.revoke(desk.ledger, "c1")
+        on_step(1, 1000)
+        finished.append(True)
+        return [paint(item) for item, _ in asked]
+
+    desk.render(revoke_in_the_middle)
+    assert not finished
+    assert ledgers.states(desk.ledger, job_id) == [ItemState.CANCELLED] * 3
+    with desk.ledger.transaction() as connection:
+        assert set(connection.execute(select(attempts_table.c.state)).scalars()) == {"finished"}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_picture_that_is_revoked_before_it_is_stored_is_not_stored(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.submit(2)
+    stored: list[str] = []
+    put = type(desk.storage).put
+
+    def watched(storage: Any, key: str, data: bytes, **given: Any) -> bool:
+        stored.append(key)
+        return put(storage, key, data, **given)
+
+    def revoke_at_the_end(asked: Asked, on_step: OnStep) -> list[Painted]:
+        monkeypatch.setattr(type(desk.storage), "put", watched)
+        consents.revoke(desk.ledger, "c1")
+        return [paint(item) for item, _ in asked]
+
+    desk.render(revoke_at_the_end)
+    assert stored == []
+
+
+def test_no_key_is_used_without_a_consent_and_every_use_is_audited(desk: Desk) -> None:
+    desk.submit(2)
+    attempt_id = desk.attempt()
+    worker = RenderWorker(desk.office, paint_all)
+    worker.run(attempt_id)
+    worker.close()
+    with desk.ledger.transaction() as connection:
+        query = select(audit_outbox.c.body).where(audit_outbox.c.kind == "face.opened")
+        (body,) = connection.execute(query).scalars()
+    assert body == {"consent_id": "c1", "epoch": 1, "purpose": "catalogue", "by": "w1"}
+    (key,) = list(desk.storage.list("faces/c1/"))
+    ledgers.end_consent_now(desk.ledger, "c1")
+    opened = partial(release.open_face, desk.ledger, desk.office.vault, "c1", "catalogue", desk.storage.get(key))
+    with pytest.raises(ConsentRefused, match="expired"):
+        opened(digest=Path(key).stem, by="w1")
+    away = Ledger(create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", connect_args={"connect_timeout": 1}))
+    with pytest.raises(LedgerDown):
+        release.open_face(away, desk.office.vault, "c1", "catalogue", b"", digest="", by="w1")

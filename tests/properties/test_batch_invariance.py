@@ -16,6 +16,7 @@ from face0_worker.contract.job import Guidance, RenderItem
 from face0_worker.render.batch import RenderRequest, make_pictures
 from face0_worker.render.pipeline import Pipeline
 from face0_worker.render.sampler import SAMPLERS
+from tests.adapters import with_face_id
 from tests.fakes import tiny_embedding, write_tiny_model
 
 MAX_DIFFERENCE = 1e-4  # of [0, 1], float32
@@ -28,6 +29,8 @@ FEW = settings(
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 PREDICTION = {"sd1": "v_prediction", "sd2": "v_prediction", "sdxl": "epsilon"}
+# the same with an IP-Adapter-FaceID in place of the mapper, where each row has to hear its own person's tokens
+FACE_ID = {"sd2 faceid": "sd2", "sdxl faceid": "sdxl"}
 KARRAS_REFUSED = ("sd1", "dpmpp_2m_karras")
 
 intervals = st.sampled_from([(0.0, 1.0), (0.0, 0.5), (0.25, 0.75), (0.3, 1.0), (0.5, 0.6)])
@@ -55,7 +58,9 @@ people = st.one_of(st.none(), st.integers(0, 5))
 batches = st.lists(st.tuples(items, people), min_size=2, max_size=5)
 paddings = st.lists(st.tuples(items, people), max_size=3)
 # Karras' spacing is refused for the one that is trained to pure noise
-choices = st.sampled_from([(kind, name) for kind in PREDICTION for name in SAMPLERS if (kind, name) != KARRAS_REFUSED])
+choices = st.sampled_from(
+    [(kind, name) for kind in (*PREDICTION, *FACE_ID) for name in SAMPLERS if (kind, name) != KARRAS_REFUSED]
+)
 # each core computes its share of the rows, see cores.py
 cores = st.sampled_from([1, 2])
 Load = Callable[[str, str], Pipeline]
@@ -77,8 +82,10 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
     def pipeline(kind: str, precision: str) -> Pipeline:
         if kind not in folders:
-            place = tmp_path_factory.mktemp(kind)
-            folders[kind] = write_tiny_model(place, kind=kind, prediction_type=PREDICTION[kind])
+            place, base = tmp_path_factory.mktemp("model"), FACE_ID.get(kind, kind)
+            folders[kind] = write_tiny_model(place / "base", kind=base, prediction_type=PREDICTION[base])
+            if kind in FACE_ID:
+                folders[kind] = with_face_id(folders[kind], place)
         if (kind, precision) not in loaded:
             loaded[kind, precision] = Pipeline.load(folders[kind], digest="", device="cpu", precision=precision)
         return loaded[kind, precision]
@@ -89,8 +96,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 def pictures(pipeline: Pipeline, batch: list[Pair], sampler: str, cores: int = 1) -> np.ndarray:
     """Render one batch on so many cores to floats (n, h, w, 3) in [0, 1]."""
     torch.set_num_threads(cores)
+    dimension = pipeline.card.embedder_dim
     requests = [
-        RenderRequest(replace(item, sampler=sampler), None if person is None else tiny_embedding(person))
+        RenderRequest(replace(item, sampler=sampler), None if person is None else tiny_embedding(person, dimension))
         for item, person in batch
     ]
     return make_pictures(pipeline, requests, lambda step, steps: None)[0]

@@ -1,4 +1,4 @@
-"""`face0-worker model inspect | import | convert`."""
+"""`face0-worker model inspect | import | convert | with-lora | import-adapter`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from face0_worker.contract.job import RenderItem
 from face0_worker.models import SHIPPED, digest_model
 from face0_worker.render.batch import RenderRequest, make_pictures
 from face0_worker.render.pipeline import Pipeline
+from tests.adapters import write_face_id, write_lora
 from tests.fakes import tiny_embedding, write_tiny_model
 from tests.originals import with_clip_words, write_single_file
 
@@ -171,3 +172,43 @@ def test_convert_refuses_a_folder_that_stands_already_and_leaves_it_alone(run: A
     assert code == 2
     assert "exists already" in err
     assert digest_model(folder) == before
+
+
+def test_a_model_with_a_lora_is_another_model_with_its_own_name(run: Any, tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "folder")
+    file = write_lora(tmp_path / "few.safetensors", folder, "kohya")
+    words = ["model", "with-lora", folder, "--lora", file, "--scale", "0.5", "--steps", "4", "--guidance", "1.5"]
+    code, said, err = run(*words, "--licence", "OpenRAIL", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert digest_model(tmp_path / "out") in said
+    facts = json.loads(run("model", "inspect", tmp_path / "out", "--json")[1])
+    assert (facts["name"], facts["steps"], facts["guidance"]["w"], facts["problem"]) == ("tiny+few", 4, 1.5, None)
+    assert facts["loras"] == [{"file": "few.safetensors", "scale": 0.5}]
+    assert facts["licences"]["lora few"] == "OpenRAIL"
+    assert np.abs(picture(tmp_path / "out") - picture(folder)).mean() > 0.01
+    assert run(*words, "--out", tmp_path / "out")[0] == 2
+    single = write_single_file(with_clip_words(folder), tmp_path / "portrait.safetensors")
+    code, _, err = run("model", "with-lora", single, "--lora", file, "--out", tmp_path / "single")
+    assert code == 2
+    assert "is a single file; `face0-worker model import` writes a folder from it first" in err
+    assert run("model", "with-lora", folder, "--lora", file, "--scale", "nan", "--out", tmp_path / "nan")[0] == 2
+
+
+def test_a_face_adapter_is_imported_for_a_pack_and_joined_with_a_model(run: Any, tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "folder")
+    file = write_face_id(tmp_path / "ip-adapter-faceid_sd15.safetensors", folder)
+    code, _, err = run("model", "import-adapter", file, "--out", tmp_path / "face")
+    assert code == 2
+    assert "takes face embeddings of 512 numbers, and the pack face0_lite gives 128" in err
+    pack = tmp_path / "buffalo_l"
+    pack.mkdir()
+    (pack / "w600k_r50.onnx").write_bytes(b"a recogniser")
+    words = ["model", "import-adapter", file, "--pack", pack, "--scale", "0.7", "--out", tmp_path / "face"]
+    code, said, err = run(*words)
+    assert (code, err) == (0, "")
+    assert "licence of the face adapter: non-commercial" in said
+    assert run("model", "import", folder, "--face0", tmp_path / "face", "--out", tmp_path / "out")[0] == 0
+    facts = json.loads(run("model", "inspect", tmp_path / "out", "--json")[1])
+    assert facts["problem"] is None
+    assert facts["embedder"]["digest"] == digest_model(pack)
+    assert facts["adapter"] == {"kind": "ip-adapter-faceid", "tokens": 4, "scale": 0.7, "lora_scale": 1.0}

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from face0_worker import child
+from face0_worker import child, renderer
 from face0_worker.contract.errors import BadInput, ModelMissing, Refused
 from face0_worker.models import SHIPPED, allowed_digests, digest_model, model_folder, require_allowed
 from face0_worker.render.limits import BatchLimits
 from face0_worker.render.pipeline import Pipeline
+from face0_worker.renderer import load_renderer
 from face0_worker.settings import Settings
 
 ONE, OTHER = "a" * 64, "b" * 64
@@ -73,19 +74,23 @@ def test_a_worker_refuses_to_start_with_a_model_that_is_not_allowed(
     loaded: list[object] = []
     monkeypatch.setattr(Pipeline, "load", lambda *args, **more: loaded.append(args))
     with pytest.raises(Refused, match=digest_model(SHIPPED)):
-        child._load(Settings(home=tmp_path, allowed_models=ONE), "worker")
+        load_renderer(Settings(home=tmp_path, allowed_models=ONE))
     assert not loaded
 
 
-def test_a_worker_logs_how_much_fits_on_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_logs_how_much_fits_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[tuple[str, dict[str, object]]] = []
-    pack = SimpleNamespace(digest=ONE, name="pack")
-    pipeline = SimpleNamespace(limits=BatchLimits(), card=SimpleNamespace(name="other", embedder_digest=OTHER))
-    monkeypatch.setattr(Pipeline, "load", lambda *args, **more: pipeline)
-    monkeypatch.setattr(child, "load_pack", lambda folder: pack)
     monkeypatch.setattr(child, "log", lambda event, **facts: said.append((str(event), facts)))
-    with pytest.raises(ModelMissing, match="another face pack"):
-        child._load(Settings(home=tmp_path, allowed_models=digest_model(SHIPPED)), "worker")
-    pipeline.limits.did_not_fit((512, 768), 6)
-    pipeline.limits.did_not_fit((512, 768), 6)
+    limits = BatchLimits()
+    child.log_limits(limits, "worker")
+    limits.did_not_fit((512, 768), 6)
+    limits.did_not_fit((512, 768), 6)
     assert said == [("batch.limited", {"worker": "worker", "width": 512, "height": 768, "rows": 6})]
+
+
+def test_a_model_of_another_face_pack_is_not_rendered_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = SimpleNamespace(card=SimpleNamespace(name="other", embedder_digest=OTHER))
+    monkeypatch.setattr(Pipeline, "load", lambda *args, **more: pipeline)
+    monkeypatch.setattr(renderer, "load_pack", lambda folder: SimpleNamespace(digest=ONE, name="pack", licences=()))
+    with pytest.raises(ModelMissing, match="another face pack"):
+        load_renderer(Settings(home=tmp_path, allowed_models=digest_model(SHIPPED)))

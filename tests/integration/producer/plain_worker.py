@@ -37,8 +37,13 @@ def offer(services: Services) -> None:
 
 
 def render_everything(services: Services, *, fail: str = "") -> int:
-    """Render all that waits the way a worker does, with plain pictures; the item of SKU `fail` fails."""
+    """Render all that waits the way a worker of MODEL does, with plain pictures; the item of SKU `fail` fails."""
     offer(services)
+    return commit_plain_pictures(services, fail=fail)
+
+
+def commit_plain_pictures(services: Services, *, fail: str = "") -> int:
+    """Commit a plain picture for all that waits for a model that is offered; return how many items there were."""
     broker, done = Broker(), 0
     signer = Signer.open(keys_folder(services.settings))
     while dispatch(services.ledger, broker.send, batch_size=8, window=2, queue_length=broker.length):

@@ -82,6 +82,8 @@ def test_from_consent_to_verified_pictures(person: Person, services: Services, t
     assert "12 of 12 pictures are verified" in person.types("verify", out)
     assert person.types("gallery", job_id, "--out", tmp_path / "g.html", "--skus", LIST).startswith("12 of 12")
     assert "タートルネック" in (tmp_path / "g.html").read_text()
+    sheet = person.reads("results", "sheet", job_id, "--out", tmp_path / "s.png", "--skus", LIST)
+    assert (sheet["pictures"], (tmp_path / "s.png").stat().st_size > 10_000) == (12, True)
 
 
 def test_a_second_pull_changes_no_file(person: Person, services: Services, tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_a_revoked_consent_stops_work_pull_and_verification_and_erases(
     with pytest.raises(Refused, match="key destroyed"):
         unseal_face(services.vault, "c1", face)  # a copy of the sealed photo is noise from now on
     assert "12 pictures are purged" in said
-    assert list(services.storage.list()) == []
+    assert list(services.storage.list()) == ["tombstones/c1.json"]  # so that a restored backup is erased again
     assert "revoked" in person.types("results", "pull", job_id, "--to", tmp_path / "again", code=3)
     assert not (tmp_path / "again").exists()
     assert "0 of 12 pictures are verified" in person.types("verify", tmp_path / "out", code=3)

@@ -15,7 +15,9 @@ import pytest
 from sqlalchemy import update
 
 from face0_worker.contract.errors import BadInput, ConsentRefused
+from face0_worker.records import deliveries
 from face0_worker.records.ledger import Ledger
+from face0_worker.records.progress import job_items
 from face0_worker.records.tables import consents
 from face0_worker.settings import Settings
 from producer import cli
@@ -111,6 +113,8 @@ def test_no_link_outlives_the_consent(shop: Services, types: Types) -> None:
     given = [link for _, link in links(shop, job_id, link_seconds("7d")) if isinstance(link, Link)]
     assert len(given) == 12
     assert all(link.expires_at <= ends for link in given)
+    (until,) = {copy.destination for copy in deliveries.takedown(shop.ledger, "c1")}
+    assert until == f"link until {ends:%Y-%m-%d %H:%M:%S} UTC"
     assert all("X-Amz-Expires=59" in link.url or "X-Amz-Expires=60" in link.url for link in given)
     with shop.ledger.transaction() as connection:
         connection.execute(update(consents).values(valid_until=datetime.now(UTC) - timedelta(minutes=1)))
@@ -122,7 +126,7 @@ def test_no_link_outlives_the_consent(shop: Services, types: Types) -> None:
 def test_a_picture_that_is_not_there_is_told_and_the_others_get_their_links(shop: Services, types: Types) -> None:
     job_id = submitted(shop, types)
     render_everything(shop)
-    row, _ = next(links(shop, job_id, 60))
+    row = next(job_items(shop.ledger, job_id))
     assert row.picture_key is not None
     shop.storage.delete(row.picture_key)
     out, err = types(shop, "results", "links", job_id, code=1)

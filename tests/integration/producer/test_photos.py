@@ -19,6 +19,7 @@ from face0_worker.settings import Settings
 from producer import cli
 from producer.demo import LIST, PERSON
 from producer.services import Services
+from producer.sources import Source
 from tests.integration.producer.plain_worker import grant
 from tests.pictures import black_png, encoded, sixteen_bit, swapping_profile
 
@@ -178,7 +179,8 @@ def test_the_photos_own_bytes_are_what_is_kept_and_only_sealed(
     code, said = submit(tmp_path / NAME)
     assert code == 0, said
     assert len(list_jobs(services.ledger)) == 1
-    assert unseal_face(services.vault, "c1", _only_face(services.storage))[0] == photo
+    sealed = unseal_face(services.vault, "c1", _only_face(services.storage))[0]
+    assert Source.from_bytes(sealed).photos == ((photo, 1.0),)
     leaked = [path for path in services.settings.home_dir.rglob("*") if path.is_file() and photo in path.read_bytes()]
     assert leaked == []
 

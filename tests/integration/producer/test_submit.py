@@ -28,6 +28,7 @@ from face0_worker.settings import Settings
 from producer.catalogue import read_items
 from producer.demo import PERSON
 from producer.services import Services
+from producer.sources import Source
 from producer.submit import submit
 from tests.integration.producer.plain_worker import MODEL, grant, offer, render_everything
 from tests.peaks import cost_of_face0, write_list
@@ -57,7 +58,7 @@ def test_a_photo_and_a_list_become_a_job_with_the_face_encrypted(services: Servi
     blob = services.storage.get(key)
     assert PERSON.read_bytes()[:64] not in blob
     photo, embedding = unseal_face(services.vault, "c1", blob)
-    assert photo == PERSON.read_bytes()
+    assert Source.from_bytes(photo).photos == ((PERSON.read_bytes(), 1.0),)
     assert key == face_key("c1", Path(key).stem)
     assert embedding.shape == (services.pack.dimension,)
 

@@ -9,6 +9,7 @@ import pytest
 
 from face0_worker.contract.errors import BrokerDown, StorageDown
 from face0_worker.contract.job import ItemState, Priority
+from face0_worker.contract.pace import Pace
 from face0_worker.queue.dispatch import Batch, WaitingItem, dispatch, plan_batches, reconcile
 from face0_worker.records import attempts, audit, commits, jobs
 from face0_worker.records.ledger import Ledger
@@ -49,6 +50,35 @@ def test_never_more_than_the_window_is_outstanding_per_live_worker(ledger: Ledge
     assert [dispatch_once(ledger, broker, window=3) for _ in range(3)] == [2 * 3, 0, 0]
     claim_all(ledger, broker)
     assert dispatch_once(ledger, broker, window=3) == 0
+
+
+def test_a_batch_is_as_large_as_the_live_workers_found_best_for_its_size(ledger: Ledger) -> None:
+    give_consent(ledger)
+    submit(ledger, some_items(24, width=256, height=256))
+    submit(ledger, some_items(24, first=100, width=512, height=256))
+    offer_paces(ledger, "w1", Pace(256, 256, 12, 0.1, 0.01))
+    offer_paces(ledger, "w2", Pace(256, 256, 6, 0.1, 0.01))
+    offer_paces(ledger, "gone", Pace(256, 256, 2, 0.1, 0.01))
+    jobs.withdraw_offers(ledger, "gone")
+    broker = Broker()
+    dispatch(ledger, broker.send, batch_size=4, window=8, queue_length=broker.length, calibrated=True)
+    claims = claim_all(ledger, broker)
+    assert {claim.items[0].spec.width: len(claim.items) for claim in claims} == {256: 6, 512: 4}
+    assert sum(len(claim.items) for claim in claims) == 48
+
+
+def test_a_batch_size_that_somebody_has_set_holds_whatever_was_measured(ledger: Ledger) -> None:
+    give_consent(ledger)
+    submit(ledger, some_items(8, width=256, height=256))
+    offer_paces(ledger, "w1", Pace(256, 256, 1, 0.1, 0.01))
+    broker = Broker()
+    dispatch(ledger, broker.send, batch_size=4, window=8, queue_length=broker.length)
+    assert [len(claim.items) for claim in claim_all(ledger, broker)] == [4, 4]
+
+
+def offer_paces(ledger: Ledger, worker_id: str, *paces: Pace) -> None:
+    """Offer MODEL as a worker that has measured itself."""
+    jobs.offer_model(ledger, worker_id, MODEL, "test", {"paces": [pace.to_json() for pace in paces]})
 
 
 def test_a_second_dispatcher_in_the_middle_of_the_first_does_not_exceed_the_window(ledger: Ledger) -> None:

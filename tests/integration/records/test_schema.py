@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psycopg
 import pytest
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
+from sqlalchemy import inspect
 
+from face0_worker.contract.consent import Purpose, Use
 from face0_worker.contract.errors import LedgerDown
-from face0_worker.records import offers, schema
+from face0_worker.records import consents, offers, schema
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.migrations import versions
 from face0_worker.records.schema import HEAD, VERSION_TABLE, Upgrade
@@ -34,8 +36,17 @@ from tests.integration.records.databases import (
     unmarked,
     url_of,
 )
-from tests.integration.records.program import play, read, record, recording, session, write
-from tests.ledgers import give_consent
+from tests.integration.records.program import Said, play, read, record, recording, session, write
+
+
+def tables_of(ledger: Ledger) -> set[str]:
+    """Return the names of a ledger's tables, but for the one that says its version."""
+    return set(inspect(ledger.engine).get_table_names()) - {VERSION_TABLE}
+
+
+def names_in(said: Sequence[Said]) -> set[str]:
+    """Return every word of what a program said."""
+    return set(re.findall(r"\w+", " ".join(one.statement for one in said)))
 
 
 def revisions() -> list[Script]:
@@ -99,12 +110,15 @@ def test_an_upgrade_says_nothing_to_the_terminal_and_leaves_the_root_logger_alon
 
 
 def test_a_ledger_from_before_versions_were_counted_is_recognised_and_keeps_its_rows(empty: Ledger) -> None:
-    give_consent(unmarked(empty))
+    with unmarked(empty).transaction() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO consents (id, subject, purposes, valid_from, valid_until, state, epoch)"
+            " VALUES ('c1', 's', '[\"catalogue\"]', now(), now() + interval '1 day', 'granted', 1)"
+        )
     found = schema.describe(empty.engine)
     assert (found.current, found.compatible) == (None, False)
     assert schema.upgrade(empty.engine) == Upgrade("0001", HEAD)
-    with empty.transaction() as connection:
-        assert connection.exec_driver_sql("SELECT id FROM consents").scalars().all() == ["c1"]
+    consents.require(empty, "c1", Use(Purpose.CATALOGUE), stage="submit")
 
 
 def test_a_database_with_other_tables_of_our_names_is_refused_and_left_as_it_is(empty: Ledger) -> None:
@@ -142,6 +156,7 @@ def test_a_newer_ledger_is_worked_with_and_left_alone_when_it_says_so_and_refuse
 def test_what_an_older_program_says_is_answered_as_ever_if_the_ledger_says_that_they_work_together(
     empty: Ledger, revision: str
 ) -> None:
+    tables = tables_of(older(empty, revision))
     schema.upgrade(empty.engine)
     with program_of(revision):
         together = schema.describe(empty.engine).compatible
@@ -149,9 +164,7 @@ def test_what_an_older_program_says_is_answered_as_ever_if_the_ledger_says_that_
         pytest.skip(f"the ledger of {HEAD} refuses the program of {revision}")
     assert recording(revision).is_file(), f"record the program of {revision} (tests/integration/records/program.py)"
     said = read(recording(revision))
-    assert {table.name for table in metadata.sorted_tables} <= set(
-        re.findall(r"\w+", " ".join(o.statement for o in said))
-    )
+    assert tables <= names_in(said)
     assert play(url_of(empty), said) == []
 
 
@@ -159,7 +172,9 @@ def test_this_program_can_be_recorded_for_the_ones_to_come(database: Callable[[]
     with opened(database()) as one, opened(database()) as other:
         for ledger in (one, other):
             schema.upgrade(ledger.engine)
-        write(tmp_path / "program.json", HEAD, record(one, lambda ledger: session(ledger, tmp_path)))
+        said = record(one, lambda ledger: session(ledger, tmp_path))
+        assert {table.name for table in metadata.sorted_tables} <= names_in(said)
+        write(tmp_path / "program.json", HEAD, said)
         assert play(url_of(other), read(tmp_path / "program.json")) == []
 
 

@@ -135,6 +135,17 @@ def test_every_version_under_a_prefix_is_counted_and_none_of_its_neighbours(stor
     assert storage.versions("p/c1/") == 0
 
 
+def test_every_version_is_read_whether_it_was_replaced_or_deleted(storage: Storage) -> None:
+    storage.put("p/c1/a", b"old")
+    storage.put("p/c1/a", b"new", if_absent=False)
+    storage.put("q/b", b"other")
+    found = set(storage.every_version())
+    # what keeps no versions has the newest only
+    assert found - {("p/c1/a", b"old")} == {("p/c1/a", b"new"), ("q/b", b"other")}
+    if storage.versions("p/c1/") == 2:
+        assert ("p/c1/a", b"old") in found
+
+
 def test_an_s3_erasure_leaves_no_version_and_no_marker(server: ObjectServer) -> None:
     client, bucket = server.client(), server.bucket(versioned=True)
     storage = at(server, bucket, "x")

@@ -24,6 +24,7 @@ def test_exit_codes_are_those_of_the_command_line() -> None:
         "FaceRefused": 2,
         "Refused": 3,
         "ConsentRefused": 3,
+        "FaceHeld": 3,
         "ServiceDown": 4,
         "BrokerDown": 4,
         "LedgerDown": 4,

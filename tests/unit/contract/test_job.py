@@ -32,6 +32,8 @@ items = st.builds(
     variant=texts,
     seed=st.integers(0, 2**63 - 1),
     width=st.sampled_from([64, 128]),
+    output_width=st.sampled_from([0, 1080]),
+    fit=st.sampled_from(["", "crop", "pad #ffffff"]),
     guidance=guidances,
 )
 SUBJECT = Subject("c1", "a" * 64, "b" * 64, "c" * 64)
@@ -88,6 +90,14 @@ def test_one_and_one_point_zero_are_the_same_guidance() -> None:
 
 def test_a_key_never_changes_between_releases_unless_the_renderer_does() -> None:
     assert item_key(SUBJECT, ITEM) == "7415ddfb147a3623d6ece634050d74c4bb29132b736fe8f21e38ebe2970129dc"
+
+
+def test_an_output_size_is_part_of_the_key_and_none_is_not_even_written() -> None:
+    framed = replace(ITEM, output_width=1080, output_height=1350, fit="crop")
+    assert item_key(SUBJECT, framed) == "3f053ae562e52664a5fc5f582d6cc9672914616391d63e69f8f8f13dbe539698"
+    assert not {"output_width", "output_height", "fit"} & set(ITEM.to_json())
+    assert RenderItem.from_json(framed.to_json()) == framed
+    assert (framed.picture_size, ITEM.picture_size) == ((1080, 1350), (128, 128))
 
 
 def test_a_batch_message_reads_back_and_another_version_is_refused() -> None:

@@ -23,6 +23,11 @@ verdicts = st.builds(
     precision=st.sampled_from(["", "float32", "float16"]),
     rerendered=st.sampled_from(["", "black"]),
     truncated=st.booleans(),
+    second_face=shares,
+    sharpness=st.none() | shares,
+    skin_drift=st.none() | st.floats(0, 200),
+    tries=st.integers(0, 9),
+    accepted_by=texts,
 )
 receipts = st.builds(
     Receipt,
@@ -51,7 +56,8 @@ def test_a_receipt_reads_back_exactly_from_the_bytes_of_its_statement(receipt: R
 @given(receipts)
 def test_a_receipt_of_before_a_field_was_told_keeps_its_bytes(receipt: Receipt) -> None:
     old = receipt.statement()
-    for name in ("precision", "rerendered", "truncated"):
+    later = ("precision", "rerendered", "truncated", "second_face", "sharpness", "skin_drift", "tries", "accepted_by")
+    for name in later:
         old["predicate"]["verdict"].pop(name, None)
     signed = canonical_json(old)
     assert canonical_json(Receipt.from_statement(json.loads(signed)).statement()) == signed

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from face0_worker.contract.errors import BadInput
+from face0_worker.contract.errors import BadInput, ConsentRefused
 from face0_worker.faces.characters import Recipe, character
-from face0_worker.learn.characters import compare, fit_mixture
+from face0_worker.learn.characters import compare, fit_mixture, fit_portraits
+from tests.unit.learn.toy_data import names, quiet, write_people
 
 
 def two_kinds(count: int) -> np.ndarray:
@@ -52,3 +55,13 @@ def test_drawn_people_are_compared_with_others_and_never_with_themselves() -> No
     told = compare(mixture, faces, people, count=50)
     assert told["nearest_other_person_to_a_person"] < 0.999
     assert abs(told["people_mean"] - told["drawn_mean"]) < 0.15
+
+
+def test_portraits_are_fitted_to_only_by_a_right(tmp_path: Path) -> None:
+    folder, out = write_people(tmp_path / "data", names(1), card={"consent": "c1"}), tmp_path / "characters.json"
+    with pytest.raises(ConsentRefused):
+        fit_portraits(folder, out, pack=None, say=quiet)
+    (folder / "card.json").unlink()
+    with pytest.raises(BadInput, match=r"has no card\.json"):
+        fit_portraits(folder, out, pack=None, say=quiet)
+    assert not out.exists()

@@ -18,6 +18,7 @@ from face0_worker.learn.corpus import (
     draw,
     encode_latents,
     face_weight,
+    tokenise_wordings,
     tokens_of,
 )
 from face0_worker.learn.model_folder import TOY, vae_config
@@ -129,7 +130,13 @@ def test_the_same_seed_draws_the_same_batch(corpus: Corpus) -> None:
 
 def test_a_corpus_in_which_nobody_has_a_face_conditions_on_none(tokenizer: CLIPTokenizer) -> None:
     nobody = np.zeros((2, 128), np.float32), np.zeros((2, 4), np.float32)
-    corpus = build_corpus(torch.zeros(2, 2, 8, 8, 8), (CAPTION, "x"), ("a", "b"), *nobody, tokenizer)
+    corpus = build_corpus(
+        torch.zeros(2, 2, 8, 8, 8),
+        tokenise_wordings((CAPTION, "x"), tokenizer),
+        tokens_of([""], tokenizer)[0],
+        ("a", "b"),
+        *nobody,
+    )
     batch = _draw(corpus, Mix(batch=64))
     assert not bool(batch.faces.any())
     assert bool((batch.weight == 1).all())

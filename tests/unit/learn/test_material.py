@@ -19,7 +19,7 @@ def test_held_out_people_are_never_learned_from_and_sit_for_samples(tmp_path: Pa
     folder = write_people(tmp_path / "data", [held[0], *learned, *held[1:]])
     material = gather([folder], 32, None, refuse, quiet)
     assert set(material.seen.people) == set(learned)
-    assert set(material.faces.files) == {f"images/{person}_{view}.png" for person in learned for view in range(3)}
+    assert set(material.seen.files) == {f"images/{person}_{view}.png" for person in learned for view in range(3)}
     # rows of faces lie as those of pictures do: held-out people come before and behind them
     assert material.faces.embeddings[:, 0].tolist() == list(range(4, 16))
     assert material.sitters.faces[:, 0].tolist() == [1, 16, 19]
@@ -67,7 +67,7 @@ def test_every_folder_needs_a_right_of_its_own(tmp_path: Path) -> None:
 def test_faces_of_two_packs_are_not_mixed(tmp_path: Path) -> None:
     one, two = (write_people(tmp_path / name, names(1)) for name in ("one", "two"))
     seen = read_faces(two / FACES)
-    SeenFaces(seen.files, seen.embeddings, seen.boxes, {**seen.embedder, "name": "other"}).save(two / FACES)
+    SeenFaces(seen.digests, seen.embeddings, seen.boxes, {**seen.embedder, "name": "other"}).save(two / FACES)
     with pytest.raises(BadInput, match="another face pack"):
         gather([one, two], 32, None, refuse, quiet)
 

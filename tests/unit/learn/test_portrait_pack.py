@@ -10,7 +10,7 @@ import pytest
 from face0_worker.contract.errors import BadInput, ConsentRefused
 from face0_worker.learn.dataset import is_held_out, load_portraits, read_index
 from face0_worker.learn.portrait_pack import unpack, write_packs
-from face0_worker.learn.seen_faces import FACES, read_faces
+from face0_worker.learn.seen_faces import FACES, faces_of, read_faces
 from face0_worker.learn.sources import read_source
 from tests.unit.learn.toy_data import names, quiet, write_people
 
@@ -30,7 +30,7 @@ def test_a_pack_unpacks_to_the_same_pictures_captions_faces_and_card(tmp_path: P
     before, after = load_portraits([folder], 64)[0], load_portraits([out], 64)[0]
     assert (after.captions, after.people, after.files) == (before.captions, before.people, before.files)
     assert np.array_equal(after.pixels, before.pixels)
-    theirs, ours = read_faces(folder / FACES), read_faces(out / FACES).of(before.files)
+    theirs, ours = read_faces(folder / FACES), faces_of(out, None, quiet)
     assert np.array_equal(ours.embeddings, theirs.embeddings)
     assert np.array_equal(ours.boxes, theirs.boxes)
     assert ours.embedder == theirs.embedder
@@ -59,7 +59,8 @@ def test_pictures_encoded_again_keep_their_faces(tmp_path: Path) -> None:
     (out,) = _unpacked(write_packs(folder, tmp_path / "packs", parts=1, limit=10**6, quality=80, say=quiet))
     files = [line.file for line in read_index(out)]
     assert all(file.endswith(".webp") for file in files)
-    assert read_faces(out / FACES).of(files).embeddings[:, 0].tolist() == [1, 2, 3]
+    # known by what they are now: nothing is looked at again, and no face pack is needed
+    assert faces_of(out, None, quiet).embeddings[:, 0].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("quality", [None, 80])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from face0_worker.faces.embed import Embedder
 from face0_worker.faces.packs import FacePack
@@ -38,12 +38,21 @@ def test_every_face_is_found_and_people_are_nearer_to_themselves(looked: Path) -
     assert bool((faces.boxes[:, 2] - faces.boxes[:, 0] > 0.2).all())
 
 
-def test_only_what_is_new_is_looked_at(looked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_known_by_what_they_are_and_only_new_ones_are_looked_at(
+    looked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "data"
     shutil.copytree(looked, folder)
-    shutil.copy(folder / read_index(folder)[0].file, folder / "images" / "new.png")
-    with (folder / "people.jsonl").open("a") as index:
-        index.write('{"file": "images/new.png", "person": "new", "caption": "c"}\n')
+    first, second, third = (folder / line.file for line in read_index(folder)[:3])
+    shutil.copy(first, folder / "images" / "copy.png")
+    with Image.open(first) as opened:
+        ImageOps.mirror(opened).save(folder / "images" / "new.png")
+    for name in ("copy", "new"):
+        with (folder / "people.jsonl").open("a") as index:
+            index.write(f'{{"file": "images/{name}.png", "person": "{name}", "caption": "c"}}\n')
+    one, two = second.read_bytes(), third.read_bytes()
+    second.write_bytes(two)
+    third.write_bytes(one)
     seen: list[str] = []
     real = seen_faces._look_at
 
@@ -52,9 +61,21 @@ def test_only_what_is_new_is_looked_at(looked: Path, tmp_path: Path, monkeypatch
         return real(pack, lines)
 
     monkeypatch.setattr(seen_faces, "_look_at", look)
-    faces = faces_of(folder, None, quiet, cores=1)
+    before = read_faces(looked / FACES).embeddings
+    after = faces_of(folder, None, quiet, cores=1).embeddings
     assert seen == ["images/new.png"]
-    assert np.allclose(faces.embeddings[-1], faces.embeddings[0], atol=0.01)
+    assert np.array_equal(after[:3], before[[0, 2, 1]])
+    assert np.array_equal(after[21], before[0])
+
+
+def test_one_damaged_picture_among_known_ones_is_no_reason_to_stop(tmp_path: Path) -> None:
+    folder = write_people(tmp_path / "data", names(2))
+    (folder / read_index(folder)[2].file).write_bytes(b"broken")
+    told: list[str] = []
+    faces = faces_of(folder, None, told.append)
+    assert faces.embeddings[:, 0].tolist() == [1, 2, 0, 4, 5, 6]
+    assert [bool(digest) for digest in faces.digests] == [True, True, False, True, True, True]
+    assert told[0].startswith("1 of 6 pictures can't be read")
 
 
 def test_the_largest_of_several_faces_is_kept(embedder: Embedder, tmp_path: Path) -> None:

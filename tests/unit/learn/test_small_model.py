@@ -21,10 +21,11 @@ from face0_worker.learn.corpus import Mix
 from face0_worker.learn.model_folder import SMALL, TOY
 from face0_worker.learn.small_model import SmallPlan, assemble, train_small
 from face0_worker.learn.train import TrainPlan
+from face0_worker.learn.watching import Lines, Watch
 from face0_worker.render.batch import RenderRequest, render_batch
 from face0_worker.render.pipeline import Pipeline
 from face0_worker.render.quality import judge
-from tests.unit.learn.toy_data import names, quiet, write_people
+from tests.unit.learn.toy_data import QUIET, names, write_people
 
 CPU = torch.device("cpu")
 PLAN = SmallPlan(TOY, VaePlan(steps=2, batch=2, crop=32), TrainPlan(steps=2, warmup=1, mix=Mix(batch=2)), minutes=None)
@@ -43,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(data: Path) -> Path:
     out = data.parent / "small"
-    train_small([data], out, PLAN, CPU, say=quiet)
+    train_small([data], out, PLAN, CPU, watch=QUIET)
     return out
 
 
@@ -93,14 +94,14 @@ def test_a_model_names_no_folder_of_the_machine_it_was_made_on(trained: Path) ->
 
 def test_samples_of_held_out_people_and_the_vae_lie_beside_the_training(trained: Path) -> None:
     work = trained.with_name("small.training")
-    assert (work / "samples-000002.jpg").stat().st_size > 1000
-    assert (work / "vae.jpg").is_file()
+    assert (work / "samples" / "step-000002.png").stat().st_size > 1000
+    assert (work / "vae.png").is_file()
 
 
 def test_a_training_that_is_done_changes_nothing_when_it_is_started_again(trained: Path, data: Path) -> None:
     before = _weights(trained)
     told: list[str] = []
-    train_small([data], trained, PLAN, CPU, say=told.append)
+    train_small([data], trained, PLAN, CPU, watch=Watch(Lines(told.append)))
     after = _weights(trained)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any("encoded" in line or "vae step" in line for line in told)  # both were kept
@@ -113,33 +114,45 @@ def test_a_picture_that_changed_under_its_name_is_encoded_again(trained: Path, d
     picture = next(file for file in (changed / "images").iterdir() if file.name.startswith(names(1)[0]))
     shutil.copy(next(file for file in changed.rglob("*_1.png") if file.read_bytes() != picture.read_bytes()), picture)
     told: list[str] = []
-    train_small([changed], out, PLAN, CPU, say=told.append)
+    train_small([changed], out, PLAN, CPU, watch=Watch(Lines(told.append)))
     assert any(line.startswith("encoded 9 pictures") for line in told)
 
 
 def test_a_training_from_a_model_starts_at_its_weights(trained: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "further"
     none = replace(PLAN, denoiser=replace(PLAN.denoiser, steps=0, seed=5), start=trained)
-    train_small([data], out, none, CPU, say=quiet)
+    train_small([data], out, none, CPU, watch=QUIET)
     before, after = _weights(trained), _weights(out)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     more = replace(PLAN, denoiser=replace(PLAN.denoiser, steps=1), start=trained)
-    train_small([data], out, more, CPU, say=quiet)
+    train_small([data], out, more, CPU, watch=QUIET)
     moved = _weights(out)
     assert any(not torch.equal(before[name], moved[name]) for name in before)
     assert all(torch.equal(before[name], moved[name]) for name in before if name.startswith("vae/"))
 
 
+def test_a_training_from_a_model_without_plain_words_writes_them(trained: Path, data: Path, tmp_path: Path) -> None:
+    bare, out = tmp_path / "bare", tmp_path / "further"
+    shutil.copytree(trained, bare)
+    words = [(bare / "tokenizer" / name) for name in ("vocab.json", "merges.txt")]
+    known = [json.loads(words[0].read_text()), words[1].read_text()]
+    for file in words:
+        file.unlink()
+    train_small([data], out, replace(PLAN, denoiser=replace(PLAN.denoiser, steps=0), start=bare), CPU, watch=QUIET)
+    assert json.loads((out / "tokenizer" / "vocab.json").read_text()) == known[0]
+    assert (out / "tokenizer" / "merges.txt").read_text() == known[1]
+
+
 def test_what_is_no_model_of_this_shape_is_not_gone_on_from(trained: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"it has no face0/face0\.json"):
-        train_small([data], tmp_path / "out", replace(PLAN, start=data), CPU, say=quiet)
+        train_small([data], tmp_path / "out", replace(PLAN, start=data), CPU, watch=QUIET)
     other = tmp_path / "other"
     shutil.copytree(trained, other)
     config = json.loads((other / "unet" / "config.json").read_text())
     (other / "unet" / "config.json").write_text(json.dumps({**config, "block_out_channels": [32, 32, 64]}))
     with pytest.raises(BadInput, match="not a model of this shape"):
-        train_small([data], tmp_path / "out", replace(PLAN, start=other), CPU, say=quiet)
+        train_small([data], tmp_path / "out", replace(PLAN, start=other), CPU, watch=QUIET)
 
 
 def test_a_model_folder_is_written_whole_or_not_at_all(
@@ -170,7 +183,7 @@ def test_a_folder_that_is_no_model_is_never_replaced(data: Path, tmp_path: Path)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "one.txt").write_text("dear")
     with pytest.raises(BadInput, match="is there already and is not a model"):
-        train_small([data], tmp_path / "letters", PLAN, CPU, say=quiet)
+        train_small([data], tmp_path / "letters", PLAN, CPU, watch=QUIET)
     assert (tmp_path / "letters" / "one.txt").read_text() == "dear"
 
 
@@ -185,7 +198,7 @@ def test_a_consent_withdrawn_while_training_ends_it_before_a_model_is_written(tr
             raise ConsentRefused("revoked", "revoked")
 
     with pytest.raises(ConsentRefused):
-        train_small([folder], tmp_path / "small", PLAN, CPU, permit=permit, say=quiet)
+        train_small([folder], tmp_path / "small", PLAN, CPU, permit=permit, watch=QUIET)
     assert asked == ["c1", "c1"]
     assert not (tmp_path / "small").exists()
 

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from face0_worker.learn.dataset import is_held_out
-from face0_worker.learn.seen_faces import FACES, SeenFaces
+from face0_worker.learn.seen_faces import FACES, SeenFaces, digest_of
+from face0_worker.learn.watching import Lines, Watch
 
 EMBEDDER: dict[str, object] = {"name": "toy", "digest": "0" * 64, "dimension": 128}
 COLOURS = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (40, 60, 190)}
@@ -34,7 +35,9 @@ def write_people(
         for view in range(views):
             colour = list(COLOURS)[(number + view) % 3]
             file = f"images/{person}_{view}.png"
-            Image.new("RGB", (size, size), COLOURS[colour]).save(folder / file)
+            picture = Image.new("RGB", (size, size), COLOURS[colour])
+            picture.putpixel((0, 0), (number, view, 0))  # no two files are the same
+            picture.save(folder / file)
             caption = f"a portrait of a person with short black hair wearing a {colour} turtleneck, white background"
             lines.append(json.dumps({"file": file, "person": person, "caption": caption}) + "\n")
             files.append(file)
@@ -50,8 +53,12 @@ def write_faces(folder: Path, files: Sequence[str], widths: Mapping[str, float] 
     embeddings = np.repeat(np.arange(1, len(files) + 1, dtype=np.float32)[:, None], 128, axis=1) * (wide > 0)[:, None]
     left = 0.5 - wide / 2
     boxes = np.stack([left, left, left + wide, left + wide], axis=1) * (wide > 0)[:, None]
-    SeenFaces(tuple(files), embeddings, boxes, EMBEDDER).save(folder / FACES)
+    digests = tuple(digest_of(folder / file) for file in files)
+    SeenFaces(digests, embeddings, boxes, EMBEDDER).save(folder / FACES)
 
 
 def quiet(line: str) -> None:
     """Say nothing."""
+
+
+QUIET = Watch(Lines(quiet))

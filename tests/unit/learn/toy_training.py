@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from transformers import CLIPTokenizer
 
-from face0_worker.learn.corpus import Corpus, build_corpus
-from face0_worker.learn.model_folder import TOY, new_parts
+from face0_worker.learn.corpus import Corpus, build_corpus, tokenise_wordings, tokens_of
+from face0_worker.learn.model_folder import TOY, Shape, new_parts
+from face0_worker.learn.small_model import new_subject
+from face0_worker.learn.train import Subject
 
 CAPTION = "a portrait of a person with long black hair wearing a red turtleneck, white background"
 PEOPLE = ("ann", "ann", "ann", "bob", "bob", "cat", "dan")
@@ -28,13 +30,14 @@ def toy_corpus(tokenizer: CLIPTokenizer, people: Sequence[str] = PEOPLE) -> Corp
     if people is PEOPLE:
         faces[list(FACELESS)], boxes[list(FACELESS)] = 0, 0
     captions = [f"{CAPTION.replace('red', colour)}" for colour, _ in zip(COLOURS, people, strict=False)]
-    return build_corpus(latents, captions, people, faces, boxes, tokenizer)
+    words, silence = tokenise_wordings(captions, tokenizer), tokens_of([""], tokenizer)[0]
+    return build_corpus(latents, words, silence, people, faces, boxes)
 
 
 COLOURS = ("red", "green", "blue", "yellow", "pink", "purple", "orange")
 
 
-def toy_parts(tokenizer: CLIPTokenizer, seed: int = 0) -> torch.nn.ModuleDict:
-    """Return untrained parts of the toy shape."""
+def toy_subject(tokenizer: CLIPTokenizer, seed: int = 0, shape: Shape = TOY) -> Subject:
+    """Return untrained parts of the toy shape as what is trained."""
     torch.manual_seed(seed)
-    return new_parts(tokenizer, 128, TOY)
+    return new_subject(new_parts(tokenizer, 128, shape), torch.device("cpu"))

@@ -67,8 +67,8 @@ def test_the_same_list_gives_the_same_seeds_and_another_sku_another(tmp_path: Pa
 
 def test_a_template_is_filled_from_any_columns(tmp_path: Path) -> None:
     path = write(tmp_path, "sku,garment,colour\nA1,coat,red\n")
-    (item,) = read_items(path, "a person in a {colour} {garment}, {{studio}}")
-    assert item.prompt == "a person in a red coat, {studio}"
+    (item,) = read_items(path, "a person in a {colour} {garment}, studio")
+    assert item.prompt == "a person in a red coat, studio"
 
 
 def test_a_template_that_names_no_column_of_the_list_says_which_there_are(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_list_without_products_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_another_kind_of_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
-    assert ".csv or .jsonl" in refusal(write(tmp_path, "x", "list.pdf"))
+    assert ".csv, .jsonl or .xlsx" in refusal(write(tmp_path, "x", "list.pdf"))
     assert "can't be read" in refusal(tmp_path / "absent.csv")
     os.mkfifo(tmp_path / "pipe.csv")
     assert "is not a file" in refusal(tmp_path / "pipe.csv")

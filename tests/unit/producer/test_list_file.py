@@ -83,7 +83,7 @@ def test_bytes_in_no_known_encoding_name_their_line(tmp_path: Path, line: int) -
         ("sku,prompt\n1,men’s coat\n".encode("cp1252"), "line 2: neither UTF-8 nor Shift_JIS"),
         ("sku,prompt\n1,Straße\n2,Fußball\n".encode("cp1252"), "line 2: neither UTF-8 nor Shift_JIS"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "neither UTF-8 nor Shift_JIS"),
-        (b"PK\x03\x04" + bytes(100), "is an Excel workbook; in Excel choose Save As, CSV UTF-8"),
+        (b"PK\x03\x04" + bytes(100), "is an Excel workbook by its bytes; rename it to end in .xlsx"),
         (b"\xd0\xcf\x11\xe0" + bytes(100), "is an Excel workbook"),
         (b"", "holds no products"),
         (codecs.BOM_UTF8, "holds no products"),
@@ -99,8 +99,12 @@ def test_what_is_not_a_list_gets_one_sentence(tmp_path: Path, data: bytes, expec
     assert len(said) < 200
 
 
-def test_an_excel_workbook_by_its_own_name_is_told_how_to_save_it(tmp_path: Path) -> None:
-    assert "list.xlsx is an Excel workbook" in refusal(write(tmp_path, b"PK\x03\x04", "list.xlsx"))
+def test_a_workbook_that_is_none_is_told_what_it_is(tmp_path: Path) -> None:
+    assert "list.xlsx is damaged, or no Excel workbook" in refusal(write(tmp_path, b"PK\x03\x04", "list.xlsx"))
+    assert "list.xlsx is no Excel workbook by its bytes" in refusal(write(tmp_path, b"sku,prompt", "list.xlsx"))
+    assert "of the old kind, or has a password" in refusal(write(tmp_path, b"\xd0\xcf\x11\xe0", "list.xlsx"))
+    assert "of the old kind, or has a password" in refusal(write(tmp_path, b"\xd0\xcf\x11\xe0", "list.xls"))
+    assert "rename it to end in .csv" in refusal(write(tmp_path, b"sku,prompt", "list.xls"))
 
 
 @pytest.mark.parametrize("text", ["A1,灰白\n", "A1,ｼｬﾂ\n", "A1,赤、白\n", "Ａ1,red\n"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -12,8 +15,8 @@ from PIL import Image, ImageChops
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.receipt import Receipt, Verdict
-from producer.gallery import card, write_gallery
-from producer.results import Picture
+from producer.fetching import Picture
+from producer.gallery import Card, card, write_gallery
 from producer.sheet import Tile, _fit, _font, contact_sheet
 
 
@@ -65,36 +68,64 @@ def test_a_sheet_of_nothing_is_refused(tmp_path: Path) -> None:
         contact_sheet([], tmp_path / "s.png", title="t")
 
 
+def entries(page: str) -> list[dict[str, object]]:
+    """Return what the page's script reads."""
+    found = re.search(r'<script type="application/json" id="pictures">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return list(json.loads(found[1]))
+
+
 def test_the_gallery_needs_no_other_file(tmp_path: Path) -> None:
     out = tmp_path / "gallery.html"
     write_gallery(
         [card(picture(png()), caption="赤い", link="pictures/赤 #1.png")], out, title="t", facts={"Model": "m"}
     )
     page = out.read_text(encoding="utf-8")
-    assert "data:image/png;base64," in page
-    assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(""", page)
-    assert 'href="pictures/%E8%B5%A4%20%231.png"' in page
-    for said in ("赤い", "A1", "f" * 64, "0.50", "prefers-color-scheme: dark", "width=device-width"):
+    assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(|fetch\(|XMLHttpRequest""", page)
+    (entry,) = entries(page)
+    assert str(entry["source"]).startswith("data:image/png;base64,")
+    assert entry["link"] == "pictures/%E8%B5%A4%20%231.png"
+    assert (entry["caption"], entry["sku"], entry["sha256"], entry["likeness"]) == ("赤い", "A1", "f" * 64, "0.50")
+    for said in ("赤い", "prefers-color-scheme: dark", "width=device-width", "default-src 'none'"):
         assert said in page
+    assert [file.name for file in tmp_path.iterdir()] == ["gallery.html"]
+
+
+def test_the_page_runs_its_own_script_and_no_other(tmp_path: Path) -> None:
+    out = tmp_path / "gallery.html"
+    write_gallery([card(picture(png()))], out, title="t", facts={})
+    page = out.read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
 
 
 def test_markup_in_a_list_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     out = tmp_path / "gallery.html"
-    bad = '<script>alert(1)</script>" onerror="x'
+    bad = '</script><script>alert(1)</script>" onerror="x'
     write_gallery([card(picture(png(), sku=bad, prompt=bad), caption=bad)], out, title=bad, facts={bad: bad})
     page = out.read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 2
     assert 'onerror="' not in page
+    assert entries(page)[0]["prompt"] == bad
 
 
-def test_a_large_picture_goes_in_as_a_small_copy(tmp_path: Path) -> None:
+def test_items_without_a_picture_are_shown_with_their_state_and_reason(tmp_path: Path) -> None:
+    out = tmp_path / "gallery.html"
+    failed = Card("A2", state="failed", reason="two faces")
+    assert write_gallery([failed, card(picture(png()))], out, title="t", facts={}) == 1
+    shown = entries(out.read_text(encoding="utf-8"))
+    assert [(one["sku"], one["state"], one.get("reason")) for one in shown] == [
+        ("A2", "failed", "two faces"),
+        ("A1", "done", None),
+    ]
+
+
+def test_a_large_picture_goes_in_as_a_small_copy() -> None:
     source = card(picture(png(1024))).source
     assert source.startswith("data:image/webp")
     assert len(source) < 300_000
-
-
-def test_a_picture_without_a_face_says_so() -> None:
-    assert card(picture(png(), identity=None)).identity == "no face found"
+    assert len(card(picture(png(1024)), many=True).source) < len(source)
 
 
 def test_an_empty_gallery_is_refused(tmp_path: Path) -> None:

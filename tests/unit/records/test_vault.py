@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
 from collections.abc import Callable
@@ -228,3 +229,83 @@ def test_no_message_of_the_vault_carries_what_was_sealed(vault: Vault) -> None:
     with pytest.raises(Refused) as refused:
         vault.unseal("c1", blob, about="face")
     assert "photo" not in str(refused.value)
+
+
+def test_a_master_key_from_the_environment_is_on_no_disk(tmp_path: Path) -> None:
+    secret = base64.b64encode(bytes(range(32))).decode()
+    vault = Vault.create(tmp_path / "vault", secret)
+    vault.new_key("c1")
+    blob = vault.seal("c1", SECRET, about="face")
+    assert not (tmp_path / "vault" / "master.key").exists()
+    assert Vault.open(tmp_path / "vault", secret).unseal("c1", blob, about="face") == SECRET
+    other = base64.b64encode(bytes(32)).decode()
+    with pytest.raises(VerificationFailed, match="another master key"):
+        Vault.open(tmp_path / "vault", other).unseal("c1", blob, about="face")
+    with pytest.raises(BadInput, match="`face0 init` makes one"):
+        Vault.open(tmp_path / "vault")
+    with pytest.raises(BadInput, match="only one in a file"):
+        vault.rotate()
+
+
+@pytest.mark.parametrize("text", ["short", "!" * 44, base64.b64encode(bytes(31)).decode()])
+def test_a_master_key_in_another_form_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadInput, match="32 random bytes in base64") as refused:
+        Vault.create(tmp_path / "vault", text)
+    assert text not in str(refused.value)
+
+
+def test_a_rotated_master_key_opens_everything_and_the_old_one_nothing(vault: Vault, tmp_path: Path) -> None:
+    folder = tmp_path / "vault"
+    blob = vault.seal("c1", SECRET, about="face")
+    running, old = Vault.open(folder), (folder / "master.key").read_bytes()
+    before = {path.name: path.read_bytes() for path in (folder / "wrapped").iterdir()}
+    vault.destroy("c2")
+    assert vault.rotate() == 1
+    for each in (vault, running, Vault.open(folder)):
+        assert each.unseal("c1", blob, about="face") == SECRET
+    running.new_key("c3")
+    assert Vault.open(folder).unseal("c3", running.seal("c3", SECRET, about="x"), about="x") == SECRET
+    assert (folder / "wrapped" / "c1.key").read_bytes() != before["c1.key"]
+    (folder / "master.key").write_bytes(old)
+    with pytest.raises(VerificationFailed, match="another master key"):
+        Vault.open(folder).unseal("c1", blob, about="face")
+
+
+def test_a_rotation_that_was_killed_opens_everything_and_is_finished_by_the_next(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "vault"
+    blobs = {one: vault.seal(one, SECRET, about="face") for one in ("c1", "c2")}
+    left = [1]
+    replace = os.replace
+
+    def die(*names: str) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        replace(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            vault.rotate()
+    for again in (False, True):
+        opened = Vault.open(folder)
+        for one, blob in blobs.items():
+            assert opened.unseal(one, blob, about="face") == SECRET
+        if not again:
+            assert opened.rotate() == 2
+    assert not (folder / "master.next").exists()
+    assert [path.name for path in (folder / "wrapped").iterdir() if "key." in path.name]
+    vault.destroy("c1")
+    vault.destroy("c2")
+    # a killed writer's half-written key goes with it
+    assert {path.name for path in (folder / "wrapped").iterdir()} == {"c1.destroyed", "c2.destroyed"}
+
+
+def test_a_key_of_the_face_alone_is_no_erasure_of_everything(vault: Vault) -> None:
+    vault.destroy("c1", everything=False)
+    assert (vault.is_destroyed("c1"), vault.erased(), vault.has_key("c1")) == (True, set(), False)
+    vault.destroy("c1")
+    vault.destroy("c1", everything=False)
+    assert vault.erased() == {"c1"}

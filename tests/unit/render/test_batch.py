@@ -106,6 +106,16 @@ def test_sizes_steps_and_samplers_may_mix_in_one_call(tiny: Pipeline) -> None:
     assert not np.array_equal(pixels_of(made[0]), pixels_of(made[3]))
 
 
+@pytest.mark.parametrize("guidance", [Guidance(w=3.0), Guidance(w=3.0, stop=0.5), Guidance(w=1.0)])
+def test_a_face_takes_no_evaluation_that_the_same_item_without_one_does_not(tiny: Pipeline, guidance: Guidance) -> None:
+    asked = []
+    for embedding in (tiny_embedding(1), None):
+        before = replace(tiny.denoiser.tally)
+        render(tiny, [RenderRequest(replace(ITEM, guidance=guidance), embedding)])
+        asked.append(tiny.denoiser.tally.since(before))
+    assert asked[0] == asked[1]
+
+
 def test_no_requests_give_no_results(tiny: Pipeline) -> None:
     assert render(tiny, []) == []
 

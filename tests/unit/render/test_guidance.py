@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from face0_worker.contract.errors import BadInput
+from face0_worker.contract.guidance import coefficients
 from face0_worker.contract.job import Guidance
-from face0_worker.render.guidance import Branch, Rows, check_guidance, coefficients, combine, place_rows, plan_rows
+from face0_worker.render.guidance import Branch, Rows, check_guidance, combine, place_rows, plan_rows
 
 CPU = torch.device("cpu")
 REGIMES = {

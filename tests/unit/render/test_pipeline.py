@@ -46,6 +46,7 @@ def test_the_facts_are_what_a_worker_offers(tiny: Pipeline) -> None:
     assert tiny.facts() == {
         "name": "tiny",
         "size": 64,
+        "aspect": 1.0,
         "precision": "float32",
         "tokens": 3,
         "embedder_digest": "0" * 64,
@@ -133,7 +134,7 @@ def test_parts_of_different_models_are_refused_with_both_numbers(copied: Path, t
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"steps": "many"}, "wrong kind"),
         ({"embedder": {"digest": "0"}}, "dimension"),
         ({"guidance": {"w": 3, "start": 1, "stop": 0}}, "interval"),

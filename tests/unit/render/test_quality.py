@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from face0_worker.render.quality import cosine, gate, judge
+from face0_worker.faces.skin import Lab
+from face0_worker.render.quality import cosine, gate, judge, second_face
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
@@ -18,6 +19,8 @@ class Face:
     """A found face."""
 
     embedding: np.ndarray
+    box: tuple[float, float, float, float] = (4.0, 4.0, 24.0, 28.0)
+    skin: Lab | None = None
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,29 @@ def test_missing_face_and_low_identity_are_only_recorded() -> None:
 
 def test_the_gate_measures_the_most_similar_face_after_removing_the_mean() -> None:
     wanted = np.array([1.0, 0.0], np.float32)
-    finder = Finder((Face(np.array([1.0, 2.0])), Face(np.array([3.0, 1.0]))))
-    verdict = gate(finder)(NOISE, wanted)
-    assert verdict.faces == 2
-    assert verdict.identity == pytest.approx(1.0)
+    finder = Finder((Face(np.array([1.0, 2.0])), Face(np.array([3.0, 1.0]), skin=(60.0, 1.0, 2.0))))
+    measured = gate(finder)(NOISE, wanted)
+    assert measured.verdict.faces == 2
+    assert measured.verdict.identity == pytest.approx(1.0)
+    assert measured.skin == (60.0, 1.0, 2.0)
 
 
 def test_without_a_person_faces_are_counted_only() -> None:
-    verdict = gate(Finder((Face(np.ones(2)),)))(NOISE, None)
+    verdict = gate(Finder((Face(np.ones(2)),)))(NOISE, None).verdict
     assert (verdict.faces, verdict.identity) == (1, None)
+
+
+def test_a_second_face_is_measured_by_its_width_relative_to_the_widest() -> None:
+    assert second_face([(0, 0, 10, 9)]) == 0.0
+    assert second_face([(0, 0, 10, 9), (50, 0, 70, 30), (0, 0, 4, 4)]) == 0.5
+    small = Face(np.ones(2), box=(0.0, 0.0, 5.0, 5.0))
+    assert gate(Finder((Face(np.ones(2)), small)))(NOISE, None).verdict.second_face == 0.25
+
+
+def test_a_picture_without_a_face_still_has_a_sharpness() -> None:
+    verdict = gate(Finder(()))(NOISE, np.ones(2)).verdict
+    assert (verdict.faces, verdict.identity) == (0, None)
+    assert verdict.sharpness is not None
 
 
 def test_identity_of_a_zero_vector_is_zero() -> None:

@@ -215,3 +215,28 @@ def test_where_both_fused_attentions_refuse_after_all_the_next_best_is_taken(
     able(monkeypatch)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", refuse)
     assert fastest_attention(torch.zeros(1), tokens=8) is SDPBackend.EFFICIENT_ATTENTION
+
+
+def test_shapes_that_come_after_settling_are_not_compiled(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def compiler(forward: Any, **options: object) -> object:
+        def faster(*asked: Tensor) -> Any:
+            compiled.append(len(asked[0]))
+            return forward(*asked)
+
+        return faster
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    replays = Replays(device.forward, compiled=True)
+    replays(*inputs(2, 1.0))
+    replays.settle()
+    for rows in (2, 3):
+        asked = inputs(rows, 1.0)
+        torch.testing.assert_close(replays(*asked), 2 * asked[0] + 1 + 6 * rows)
+    assert set(compiled) == {2}
+    replays.release()
+    compiled.clear()
+    replays(*inputs(2, 1.0))
+    assert set(compiled) == {2}, "what was compiled stays so when its graph had to go"
+    assert replays.compiled

@@ -1,0 +1,58 @@
+"""Threads beside the dispatcher, for what may wait on others (a receiver, an encoder) and must not keep it waiting."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from face0_worker.contract.errors import LedgerDown, ServiceDown
+from face0_worker.outages import Outages
+from face0_worker.telemetry import Event, log
+
+PAUSE_S = 1.0  # when there was nothing to do
+OUTAGE_PAUSE_S = 5.0
+FAREWELL_S = 20.0  # longer than any receiver is listened to
+
+
+class Errand:
+    """Does one thing again and again in a thread of its own, from entering a `with` until leaving it.
+
+    `round()` returns how much it did; it is safe to be cut off at any moment, for the ledger knows what is left.
+    """
+
+    def __init__(self, name: str, round_: Callable[[], int], *, pause_s: float = PAUSE_S) -> None:
+        self._name, self._round, self._pause_s = name, round_, pause_s
+        self._outages = Outages()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Errand:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(FAREWELL_S)
+
+    def _run(self) -> None:
+        down: list[ServiceDown] = []
+        while not self._stop.is_set():
+            pause_s = 0.0
+            try:
+                if not self._round():
+                    pause_s = self._pause_s
+                self._outages.answered(down)
+                down = []
+            except ServiceDown as error:
+                pause_s = OUTAGE_PAUSE_S
+                if not isinstance(error, LedgerDown):  # of the ledger the dispatcher speaks, in this very process
+                    self._outages.saw(error)
+                    down.append(error)
+            except Exception as error:  # noqa: BLE001 - nobody would miss the thread
+                pause_s = OUTAGE_PAUSE_S
+                log(Event.ERRAND_FAILED, level=logging.ERROR, errand=self._name, error=type(error).__name__)
+            self._stop.wait(pause_s)
