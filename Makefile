@@ -27,6 +27,7 @@ lint: $(READY)
 
 bench: $(READY)  ## speed as ratios, measured side by side in one run
 	$(BIN)/python -m tests.benchmarks --out $(OUT)
+	$(BIN)/face0-worker bench --out $(OUT)/engine
 
 model: $(READY)  ## a model like the one that ships, from nothing; stopped, it goes on when called again
 	$(BIN)/face0-worker people --count $(COUNT) --out $(OUT)/people

@@ -69,7 +69,7 @@ class Source:
         """Read what was sealed. Raises: VerificationFailed: it is damaged."""
         try:
             about, rest = read_header(data)
-            if not about:
+            if rest is data:  # a photo as it came
                 return cls(((data, 1.0),))
             if "character" in about:
                 return cls(recipe=Recipe(**about["character"]))

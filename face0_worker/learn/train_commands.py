@@ -12,25 +12,28 @@ _PLACE = click.Path(path_type=Path)
 
 _CHANCE = click.FloatRange(0, 1)
 _COUNT = click.IntRange(1)
+_ABOVE_ZERO = click.FloatRange(0, min_open=True)
 _OPTIONS = (
     click.Option(
         ["--data"], required=True, multiple=True, type=_PLACE, help="Folder of captioned pictures; may repeat."
     ),
     click.Option(["--out"], required=True, type=_PLACE, help="Model folder to write; OUT.training is resumed."),
     click.Option(["--steps"], type=_COUNT, help="Steps of the denoiser over all sittings; default: as many as fit."),
-    click.Option(["--minutes"], type=float, help="Time of this sitting for the denoiser."),
+    click.Option(["--minutes"], type=_ABOVE_ZERO, help="Time of this sitting for the denoiser."),
     click.Option(["--batch"], type=_COUNT, help="Pictures in a batch; default: 256, on a CPU 32, with --base 8."),
     click.Option(["--accumulate"], type=_COUNT, help="Batches that one step learns from; default: 1."),
-    click.Option(["--rate"], type=float, help="Highest learning rate; default: 6e-4, with --base 1e-4 (lora), 1e-5."),
+    click.Option(
+        ["--rate"], type=_ABOVE_ZERO, help="Highest learning rate; default: 6e-4, with --base 1e-4 (lora), 1e-5."
+    ),
     click.Option(["--ema"], type=_CHANCE, help="How slowly averages follow; default: 0.999, with --base 0.9999."),
     click.Option(["--drop-face"], type=_CHANCE, help="Chance to leave out the face; default: 0.09, with --base 0.05."),
     click.Option(["--drop-text"], type=_CHANCE, help="Chance to leave out the text; the same defaults."),
     click.Option(["--drop-both"], type=_CHANCE, help="Chance to leave out both; the same defaults."),
-    click.Option(["--checkpoint-s"], type=float, help="Seconds between checkpoints; default: 60, with --base 300."),
-    click.Option(["--checkpoint-every"], type=_COUNT, help="Steps between checkpoints, where seconds are not enough."),
     click.Option(
-        ["--sample-every"], type=_COUNT, help="Steps between samples and models written; default: each checkpoint, 500."
+        ["--checkpoint-s"], type=_ABOVE_ZERO, help="Seconds between checkpoints; default: 60, with --base 300."
     ),
+    click.Option(["--checkpoint-every"], type=_COUNT, help="Steps between checkpoints, where seconds are not enough."),
+    click.Option(["--sample-every"], type=_COUNT, help="Steps between samples; default: a checkpoint, --base 500."),
     click.Option(["--seed"], default=0, show_default=True, help="Another seed is another training."),
     click.Option(["--device"], default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.Option(["--pack"], type=_PLACE, help="Face pack, where the data does not bring its faces."),
@@ -51,7 +54,7 @@ _OPTIONS = (
     ),
     click.Option(["--rank"], type=_COUNT, help="Base: rank of the LoRAs; default: 64."),
     click.Option(["--size"], type=_COUNT, help="Base: side of the pictures in pixels; default: what the base makes."),
-    click.Option(["--mapper-rate"], type=float, help="Base: highest learning rate of the mapper; default: 1e-4."),
+    click.Option(["--mapper-rate"], type=_ABOVE_ZERO, help="Base: highest learning rate of the mapper; default: 1e-4."),
     click.Option(
         ["--precision"], type=click.Choice(["auto", "no", "bf16", "fp16"]), help="Base: computed in; default: auto."
     ),
@@ -129,7 +132,7 @@ def add_train_commands(group: click.Group, permits: Callable[[click.Context], Ca
         click.echo(f"{there} of {len(found.digests)} pictures show a face")
 
     @group.command()
-    @click.option("--data", required=True, type=_PLACE, help="Folder that `people` made.")
+    @click.option("--data", required=True, type=_PLACE, help="Folder of captioned pictures.")
     @click.option("--out", required=True, type=_PLACE, help="Folder to write people-1.tar, people-2.tar ... into.")
     @click.option("--parts", default=1, show_default=True, help="Packs at most; who does not fit stays behind.")
     @click.option("--limit-mib", default=48.0, show_default=True, help="Largest pack.")

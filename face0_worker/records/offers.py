@@ -126,7 +126,7 @@ def live_workers(ledger: Ledger) -> dict[str, int]:
 
 
 def live_paces(ledger: Ledger) -> dict[str, list[tuple[Pace, ...]]]:
-    """Return what the live workers of each model digest have measured of themselves; one that has not counts nothing."""
+    """Return what the live workers of each model digest have measured of themselves."""
     query = select(models.c.digest, models.c.facts).where(is_live(), models.c.facts.has_key("paces"))
     found: dict[str, list[tuple[Pace, ...]]] = {}
     with ledger.transaction() as connection:

@@ -147,7 +147,7 @@ def verify_receipt(envelope: bytes, public_key: Ed25519PublicKey) -> Receipt:
 
 
 def verify_statement(envelope: bytes, public_key: Ed25519PublicKey, what: str) -> dict[str, Any]:
-    """Return the statement in a DSSE envelope that `sign_statement` made. `what`: as a sentence names it ("the receipt").
+    """Return the statement in a DSSE envelope that `sign_statement` made. `what`: as a sentence names it.
 
     Raises: VerificationFailed: any byte of it is not as it was signed.
     """
