@@ -12,6 +12,7 @@ import click
 
 from face0_worker.contract.licence import Licence, require_licences
 from face0_worker.settings import Settings
+from face0_worker.training_permit import training_permit
 
 if TYPE_CHECKING:
     from face0_worker.faces.embed import Embedder
@@ -61,15 +62,19 @@ def _evaluate(chosen: Settings, said: dict[str, Any]) -> None:
     from face0_worker.faces.embed import Embedder
     from face0_worker.faces.packs import load_pack
     from face0_worker.learn.judges import have_judges, load_judges
+    from face0_worker.learn.sources import read_source
     from face0_worker.learn.truth import read_pictures
     from face0_worker.render.pipeline import pick_device
 
+    folder: Path = said["judges"]
+    to_learn = said["train_judges"] or not have_judges(folder)
+    if to_learn:  # judges learn from people as a model does
+        read_source(said["judges_data"] or said["data"], training_permit(chosen))
     pictures = read_pictures(said["data"])
     pack = load_pack(chosen.pack)
     _warn(chosen, pack.licences)
     embedder, device = Embedder.open(pack), pick_device(chosen.device)
-    folder: Path = said["judges"]
-    if said["train_judges"] or not have_judges(folder):
+    if to_learn:
         if not said["train_judges"]:
             click.echo(f"{folder} holds no judges; training them first, which takes a few minutes")
         learned = read_pictures(said["judges_data"]) if said["judges_data"] else pictures
