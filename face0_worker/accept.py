@@ -9,6 +9,7 @@ from face0_worker.contract.errors import (
     ItemFailed,
     LeaseLost,
     Refused,
+    ServiceDown,
     VerificationFailed,
 )
 from face0_worker.contract.job import RENDERER_VERSION
@@ -50,6 +51,11 @@ class Acceptor:
             acceptances.give_up(self._ledger, acceptance, str(error))
         except LeaseLost:
             pass  # the ledger knows already
+        except ServiceDown:
+            raise
+        except Exception as error:  # else it would come back for ever (promise P8)
+            acceptances.give_up(self._ledger, acceptance, f"it can't be committed ({type(error).__name__})")
+            raise
         return 1
 
     def _commit(self, acceptance: Acceptance) -> None:
@@ -79,13 +85,18 @@ class Acceptor:
         try:
             answer = acceptances.commit_accepted(self._ledger, acceptance, key, digest, signed)
         except (ConsentRefused, LeaseLost):
-            self._drop(key, item.item_key)
+            self._drop(acceptance, key)
             raise
         if answer == "kept":
-            self._drop(key, item.item_key)
+            self._drop(acceptance, key)
 
-    def _drop(self, key: str, item_key: str) -> None:
-        """Erase a picture that was not committed. Every try writes the same bytes: one may have been committed."""
-        committed = find_commit(self._ledger, item_key=item_key)
-        if committed is None or committed.picture_key != key:
+    def _drop(self, acceptance: Acceptance, key: str) -> None:
+        """Erase a picture that was not committed. Every try writes the same bytes: another may have committed them.
+
+        Nothing is erased that another worker is about to commit; it has stored what stands there already.
+        """
+        if acceptances.waits(self._ledger, acceptance):
+            return
+        committed = find_commit(self._ledger, item_key=acceptance.item.item_key)
+        if committed is None or committed.purged or committed.picture_key != key:
             self._storage.delete(key)

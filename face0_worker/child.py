@@ -23,6 +23,7 @@ from face0_worker.contract.errors import BadInput, BrokerDown, Face0Error, Servi
 from face0_worker.contract.job import read_batch_message
 from face0_worker.embedded import broker_url, ledger_url
 from face0_worker.lease import Patience
+from face0_worker.office import Office
 from face0_worker.outages import Outages
 from face0_worker.queue.app import RENDER_TASK, make_app, queue_name
 from face0_worker.queue.consumer import make_worker, stop_receiving
@@ -34,7 +35,7 @@ from face0_worker.records.vault import Vault
 from face0_worker.renderer import load_renderer, paces_of
 from face0_worker.settings import NO_FILE, Settings, load_settings
 from face0_worker.supervisor import BROKEN, CANT_START, last_words
-from face0_worker.tasks import HANDS, Office, RenderWorker
+from face0_worker.tasks import HANDS, RenderWorker
 from face0_worker.telemetry import Event, configure, log
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from face0_worker.contract.consent import ConsentState
 from face0_worker.contract.derivation import FileFormat, Form
 from face0_worker.contract.errors import (
     ConsentRefused,
@@ -133,7 +134,11 @@ class Deriver:
         digest = hashlib.sha256(encoded.data).hexdigest()
         ending = task.form.format.ending
         key = picture_key(task.consent_id, task.id, digest, ending)
-        receipt = self._receipt(task, parent, encoded, key, digest)
+        # asked again: encoding takes long, and nothing of a revoked person may be written after the second sweep
+        record = consents.get(self._ledger, task.consent_id)
+        if record is None or record.state is not ConsentState.GRANTED:
+            raise VerificationFailed("the picture that it is to be made from was withdrawn")
+        receipt = self._receipt(task, parent, encoded, key, digest, record.epoch)
         self._storage.put(key, encoded.data)
         made = Made(key, digest, self._signer.sign(receipt), receipt.committed_under_epoch)
         try:
@@ -144,14 +149,13 @@ class Deriver:
         if answer == "kept" or task.tries > 1:
             self._sweep(task)
 
-    def _receipt(self, task: Task, parent: CommitRow, encoded: Encoded, key: str, digest: str) -> Receipt:
-        record = consents.get(self._ledger, task.consent_id)
+    def _receipt(self, task: Task, parent: CommitRow, encoded: Encoded, key: str, digest: str, epoch: int) -> Receipt:
         return replace(
             verify_receipt(parent.receipt, self._signer.public_key),
             item_key=task.id,
             picture_key=key,
             picture_sha256=digest,
-            committed_under_epoch=record.epoch if record else 0,
+            committed_under_epoch=epoch,
             purpose=task.purpose,
             job_id=task.job_id,
             width=encoded.width,

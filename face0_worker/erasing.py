@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from functools import partial
 
 from face0_worker.contract.errors import Face0Error, ServiceDown, VerificationFailed
@@ -21,6 +23,7 @@ from face0_worker.telemetry import Event, log
 # against an S3 server (storage_s3_client), a slow disk else
 STORE_S, FOLDER_S = 300.0, 10.0
 SCHEDULE_PAUSE_S = 60.0
+AGAIN_S = 60.0
 
 
 def make_eraser(settings: Settings, ledger: Ledger, storage: Storage, vault: Vault, signer: Signer) -> Eraser:
@@ -39,9 +42,18 @@ def tell(done: Erasure) -> None:
     log(Event.ERASURE_STEP, consent=done.consent_id, step=done.step, cause=done.cause)
 
 
+def tell_failed(consent_id: str, error: Exception) -> None:
+    """Log why an erasure can't go on; of an error that nobody expected its kind only."""
+    reason = str(error) if isinstance(error, Face0Error) else type(error).__name__
+    log(Event.ERASURE_FAILED, level=logging.ERROR, consent=consent_id, reason=reason)
+
+
 def replay_first(eraser: Eraser) -> None:
-    """Erase again what a restored backup brought back, before anything is rendered. Raises: as `replay`."""
-    again = replay(eraser)
+    """Erase again what a restored backup brought back, before anything is rendered. Raises: as `replay`.
+
+    What can't go on is told: it is withdrawn, nothing of it can be rendered, and the errand goes on with it.
+    """
+    again = replay(eraser, failed=tell_failed)
     if again:
         log(Event.ERASURE_REPLAYED, level=logging.WARNING, consents=len(again))
 
@@ -49,31 +61,39 @@ def replay_first(eraser: Eraser) -> None:
 def errands(eraser: Eraser, retention_days: int) -> list[Errand]:
     """Return what is done beside the dispatcher."""
     return [
-        Errand("erasures", partial(finish, eraser)),
+        Errand("erasures", Finishing(eraser).round),
         Errand("retention", partial(schedule.begin, eraser, retention_days), pause_s=SCHEDULE_PAUSE_S),
         Errand("checkpoints", Signing(eraser).round),
     ]
 
 
-def finish(eraser: Eraser) -> int:
-    """Go on with every erasure that can go on; return how many. One that fails keeps no other from being finished.
+class Finishing:
+    """Goes on with erasures. One that fails by itself, not for a service that is away, is tried again in a minute."""
 
-    Raises: ServiceDown: something was away for some of them.
-    """
-    done, down = 0, list[ServiceDown]()
-    for one in erasure.unfinished(eraser.ledger):
-        if not eraser.due(one):
-            continue
-        try:
-            eraser.run(one.consent_id)
-            done += 1
-        except ServiceDown as error:
-            down.append(error)
-        except Face0Error as error:
-            log(Event.ERASURE_FAILED, level=logging.ERROR, consent=one.consent_id, reason=str(error))
-    if down:
-        raise down[0]
-    return done
+    def __init__(self, eraser: Eraser, clock: Callable[[], float] = time.monotonic) -> None:
+        self._eraser, self._clock = eraser, clock
+        self._not_before: dict[str, float] = {}
+
+    def round(self) -> int:
+        """Go on with every erasure that can go on; return how many. One that fails keeps no other from being finished.
+
+        Raises: ServiceDown: something was away for some of them.
+        """
+        done, down = 0, list[ServiceDown]()
+        for one in erasure.unfinished(self._eraser.ledger):
+            if not self._eraser.due(one) or self._clock() < self._not_before.get(one.consent_id, 0.0):
+                continue
+            try:
+                self._eraser.run(one.consent_id)
+                done += 1
+            except ServiceDown as error:
+                down.append(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others' erasures go on
+                tell_failed(one.consent_id, error)
+                self._not_before[one.consent_id] = self._clock() + AGAIN_S
+        if down:
+            raise down[0]
+        return done
 
 
 class Signing:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 from face0_worker.contract.errors import LedgerDown, ServiceDown
@@ -35,8 +37,16 @@ class Errand:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+        self.join(FAREWELL_S)
+
+    def stop(self) -> None:
+        """Let the round that runs be the last one."""
         self._stop.set()
-        self._thread.join(FAREWELL_S)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the last round to end, for at most so long."""
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         down: list[ServiceDown] = []
@@ -56,3 +66,20 @@ class Errand:
                 pause_s = OUTAGE_PAUSE_S
                 log(Event.ERRAND_FAILED, level=logging.ERROR, errand=self._name, error=type(error).__name__)
             self._stop.wait(pause_s)
+
+
+@contextmanager
+def running(errands: Sequence[Errand]) -> Iterator[None]:
+    """Let all of these run until the block ends; from then on they have FAREWELL_S together, not each."""
+    with ExitStack() as stack:
+        for errand in errands:
+            stack.enter_context(errand)
+        try:
+            yield
+        finally:
+            for errand in errands:
+                errand.stop()
+            until = time.monotonic() + FAREWELL_S
+            for errand in errands:
+                errand.join(max(0.0, until - time.monotonic()))
+            stack.pop_all()

@@ -17,7 +17,7 @@ from face0_worker.contract.errors import LedgerDown, ServiceDown
 from face0_worker.contract.pace import USUAL_BATCH
 from face0_worker.derive import Deriver
 from face0_worker.erasing import errands, make_eraser, replay_first, tell
-from face0_worker.errands import Errand
+from face0_worker.errands import Errand, running
 from face0_worker.outages import Outages
 from face0_worker.queue.app import check_broker, make_app, queue_length, sender
 from face0_worker.queue.dispatch import dispatch, reconcile
@@ -86,8 +86,8 @@ def serve(settings: Settings) -> None:
         storage = open_storage(settings.storage_url, settings.s3_options)
         eraser = replace(make_eraser(settings, ledger, storage, vault, signer), told=tell)
         replay_first(eraser)
-        for errand in [*_errands(settings, ledger, vault, signer), *errands(eraser, settings.retention_days)]:
-            stack.enter_context(errand)
+        beside = [*_errands(settings, ledger, vault, signer), *errands(eraser, settings.retention_days)]
+        stack.enter_context(running(beside))
         supervisor = Supervisor(ledger, watch, Dispatcher(settings, ledger, signer).round, Outages())
         signal.signal(signal.SIGTERM, supervisor.stop)
         signal.signal(signal.SIGINT, supervisor.stop)

@@ -5,40 +5,27 @@ The only place that wires records, queue and render together; the renderer comes
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from face0_worker.contract.bars import told
-from face0_worker.contract.errors import (
-    ConsentRefused,
-    Face0Error,
-    ItemFailed,
-    LeaseLost,
-    Refused,
-    StorageDown,
-)
-from face0_worker.contract.job import RENDERER_VERSION, ItemState, RenderItem
-from face0_worker.contract.receipt import Receipt, Verdict
+from face0_worker.contract.errors import Face0Error, LeaseLost, Refused
+from face0_worker.contract.job import ItemState, RenderItem
 from face0_worker.faces.sealed import skin_of
 from face0_worker.faces.skin import Lab
-from face0_worker.lease import Lease, Patience
-from face0_worker.records import attempts, commits, held
+from face0_worker.lease import Lease
+from face0_worker.office import Office
+from face0_worker.records import attempts
 from face0_worker.records.attempts import Claim, ClaimedItem
-from face0_worker.records.ledger import Ledger
-from face0_worker.records.provenance import Signer, mark_picture
 from face0_worker.records.release import open_face
-from face0_worker.records.storage import Storage, held_key, picture_key
-from face0_worker.records.vault import Vault
 from face0_worker.second_chance import Judged, Outcome, better, judged, next_try
 from face0_worker.telemetry import Event, log
+from face0_worker.writing import Writer
 
 # two batches in hand: one on the render thread, one being written
 HANDS = 2
@@ -47,19 +34,6 @@ QUIET_POLL_S = 0.5
 
 # (items with their raw face embeddings, callback per denoising step) -> one outcome per item, in order
 Renderer = Callable[[Sequence[tuple[RenderItem, np.ndarray]], Callable[[int, int], None]], Sequence[Outcome]]
-
-
-@dataclass(frozen=True)
-class Office:
-    """What a worker needs beside the renderer: where truth, objects, faces' keys and the signature are."""
-
-    ledger: Ledger
-    storage: Storage
-    vault: Vault
-    signer: Signer
-    worker_id: str
-    lease_s: float
-    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True)
@@ -82,6 +56,7 @@ class RenderWorker:
 
     def __init__(self, office: Office, render: Renderer) -> None:
         self._office, self._render = office, render
+        self._writer = Writer(office)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
         self._stopping = threading.Event()
         self._changed = threading.Condition()
@@ -99,7 +74,7 @@ class RenderWorker:
             if done is None:
                 return
             try:
-                self._write(done)
+                self._writer.write(done.claim, done.lease, done.results)
             finally:
                 with self._changed:
                     self._writing.remove(done.claim)
@@ -201,11 +176,11 @@ class RenderWorker:
                     opened[wanted] = lease.insist(partial(self._unsealed, item))
                 ready.append((item, opened[wanted]))
             except Refused as refusal:
-                self._end_item(claim, lease, item, ItemState.CANCELLED, refusal)
+                self._writer.end_item(claim, lease, item, ItemState.CANCELLED, refusal)
             except LeaseLost:
                 raise
             except Face0Error as error:
-                self._end_item(claim, lease, item, ItemState.FAILED, error)
+                self._writer.end_item(claim, lease, item, ItemState.FAILED, error)
         return ready
 
     def _unsealed(self, item: ClaimedItem) -> _Face:
@@ -215,95 +190,6 @@ class RenderWorker:
         digest, by = subject.face_digest, office.worker_id
         photo, embedding = open_face(office.ledger, office.vault, *asked, digest=digest, by=by)
         return _Face(embedding, skin_of(photo))
-
-    def _write(self, done: _Rendered) -> None:
-        claim, lease = done.claim, done.lease
-        for one in done.results:
-            item = one.item
-            lease.keep()
-            if not lease.wants(item.item_id):
-                continue  # the ledger has ended it already
-            if one.pixels is None or one.verdict is None:
-                error = one.error or ItemFailed("the renderer gave no picture")
-                self._end_item(claim, lease, item, ItemState.FAILED, error)
-                continue
-            # the ledger has ended the item already: its consent, or somebody who cancelled it
-            with contextlib.suppress(ConsentRefused, ItemFailed):
-                if one.verdict.accepted:
-                    self._commit(claim, lease, item, one.pixels, one.verdict)
-                else:
-                    self._hold(claim, lease, item, one.pixels, one.verdict)
-        lease.insist(partial(attempts.finish_attempt, self._office.ledger, claim.attempt_id, claim.token))
-
-    def _commit(self, claim: Claim, lease: Lease, item: ClaimedItem, pixels: np.ndarray, verdict: Verdict) -> None:
-        office = self._office
-        marked = mark_picture(pixels, reference=item.item_key)
-        digest = hashlib.sha256(marked).hexdigest()
-        key = picture_key(item.subject.consent_id, item.item_key, digest)
-        receipt = Receipt(
-            item_key=item.item_key,
-            picture_key=key,
-            picture_sha256=digest,
-            consent_id=item.subject.consent_id,
-            committed_under_epoch=item.consent_epoch,
-            purpose=item.purpose,
-            job_id=item.job_id,
-            model_digest=item.subject.model_digest,
-            embedder_digest=item.subject.embedder_digest,
-            seed=item.spec.seed,
-            width=pixels.shape[1],
-            height=pixels.shape[0],
-            verdict=verdict,
-            renderer_version=RENDERER_VERSION,
-        )
-        lease.insist(partial(self._store, lease, item, key, marked))
-        signed = office.signer.sign(receipt)
-        named = (claim.attempt_id, claim.token, item, key, digest, signed, verdict)
-        try:
-            outcome = lease.insist(partial(commits.commit, office.ledger, *named))
-        except (ConsentRefused, ItemFailed, LeaseLost):
-            self._drop(key)
-            raise
-        if outcome == "kept":  # somebody committed the same item first; this copy is nobody's
-            committed = lease.insist(partial(commits.find_commit, office.ledger, item_key=item.item_key))
-            if committed is None or committed.picture_key != key:
-                self._drop(key)
-
-    def _hold(self, claim: Claim, lease: Lease, item: ClaimedItem, pixels: np.ndarray, verdict: Verdict) -> None:
-        """Keep a rejected picture, sealed under its consent's key, until a human decides."""
-        office, consent_id = self._office, item.subject.consent_id
-        marked = mark_picture(pixels, reference=item.item_key)
-        try:
-            data = lease.insist(partial(office.vault.seal, consent_id, marked, about=held.about(item.item_key)))
-        except Refused as refusal:
-            return self._end_item(claim, lease, item, ItemState.CANCELLED, refusal)
-        key = held_key(consent_id, item.item_key, hashlib.sha256(data).hexdigest())
-        lease.insist(partial(self._store, lease, item, key, data))
-        sealed = held.Sealed(key, item.spec.seed, verdict, told(verdict, item.bars))
-        named = (claim.attempt_id, claim.token, item, sealed)
-        try:
-            if not lease.insist(partial(held.hold_picture, office.ledger, *named)):
-                self._drop(key)
-        except LeaseLost:
-            self._drop(key)
-            raise
-
-    def _store(self, lease: Lease, item: ClaimedItem, key: str, marked: bytes) -> None:
-        if not lease.wants(item.item_id):  # asked at each try: a store that comes back late gets nothing revoked
-            raise ItemFailed("the item was ended before its picture could be stored")
-        self._office.storage.put(key, marked)
-
-    def _drop(self, key: str) -> None:
-        """Erase a picture that was not committed; no two renders share a key: their marks differ."""
-        try:
-            self._office.storage.delete(key)
-        except StorageDown as error:
-            self._office.patience.outages.saw(error)  # swept when its job ends, erased with its person
-
-    def _end_item(self, claim: Claim, lease: Lease, item: ClaimedItem, state: ItemState, error: Face0Error) -> None:
-        code = getattr(error, "code", type(error).__name__)
-        fail = partial(attempts.fail_item, self._office.ledger, claim.attempt_id, claim.token, item.item_id)
-        lease.insist(partial(fail, code, str(error), state=state))
 
 
 class _Ended(Exception):

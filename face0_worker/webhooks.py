@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from face0_worker.contract.errors import BadInput, WorkFailed
+from face0_worker.contract.errors import Face0Error, ServiceDown, WorkFailed
 from face0_worker.records import webhooks
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.webhook_keys import Keys
@@ -67,10 +67,13 @@ class Courier:
         try:
             secret = Keys.open(self.keys).unseal(message.webhook_id, message.secret)
             status = self._send(message, secret)
-        except (Undelivered, BadInput) as error:
+        except ServiceDown:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it counts as a try: none comes back for ever
             answered = error.status if isinstance(error, Undelivered) else None
             # 410: the receiver wants nothing more of this (Standard Webhooks)
-            dead = webhooks.note_failed(self.ledger, message, answered, str(error), final=answered == 410)
+            why = str(error) if isinstance(error, Face0Error) else f"it could not be sent ({type(error).__name__})"
+            dead = webhooks.note_failed(self.ledger, message, answered, why, final=answered == 410)
             event = Event.WEBHOOK_GIVEN_UP if dead else Event.WEBHOOK_FAILED
             facts = {"webhook": message.webhook_id, "message": message.id, "tries": message.tries}
             log(event, level=logging.WARNING, status=answered, **facts)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from face0_worker.contract.consent import Purpose, Use
+from face0_worker.contract.consent import PICTURES, Purpose, Use
 from face0_worker.contract.errors import BadInput, Face0Error
 from face0_worker.contract.job import Guidance, ItemState, Priority, RenderItem
 from face0_worker.records import consents
@@ -218,10 +218,9 @@ def _face(face: Path | str | bytes | Sequence[Path | str] | None) -> Path | byte
 
 
 def _purpose(said: Purpose | str) -> Purpose:
-    try:
-        return Purpose(said)
-    except ValueError as error:
-        raise BadInput(f"purpose {said!r} is not known; choose from {', '.join(Purpose)}") from error
+    if said not in PICTURES:  # TRAINING is for no pictures: no photo is to be stored for it
+        raise BadInput(f"purpose {str(said)!r} is not known; choose from {', '.join(PICTURES)}")
+    return Purpose(said)
 
 
 def _priority(said: Priority | str) -> Priority:

@@ -14,7 +14,7 @@ from typing import Any
 
 from face0_worker.contract.consent import ConsentRecord, Purpose
 from face0_worker.contract.consent_document import TERMS, plain, read_terms
-from face0_worker.contract.consent_terms import Terms
+from face0_worker.contract.consent_terms import AgeBand, Terms
 from face0_worker.contract.errors import BadInput
 
 ANY = "any"  # in a form: not restricted
@@ -83,7 +83,8 @@ def to_record(form: Form, now: datetime) -> ConsentRecord:
 
     Raises: BadInput: a field is missing or of the wrong kind.
     """
-    missing = [name for name in NEEDED if not form.said.get(name)]
+    told = {**form.said, "purposes": form.said.get("purposes") or form.said.get("training_use")}
+    missing = [name for name in NEEDED if not told.get(name)]
     if missing:
         raise BadInput(f"a consent needs {missing[0]}; {_HOW[missing[0]]}")
     blank = ConsentRecord(f"consent-{secrets.token_hex(6)}", "", frozenset(), now, now)
@@ -113,7 +114,10 @@ def changed(record: ConsentRecord, form: Form) -> ConsentRecord:
     for name in ("valid_from", "valid_until"):
         if name in said:
             values[name] = moment(name, said.pop(name))
-    return replace(record, purposes=purposes, terms=_terms(record.terms, said), **values)
+    terms = _terms(record.terms, said)
+    if terms.age_band is AgeBand.NOBODY and record.terms.age_band is not AgeBand.NOBODY:
+        raise BadInput("consent, field age_band: nobody is for characters, which face0 grants itself; say how old")
+    return replace(record, purposes=purposes, terms=terms, **values)
 
 
 def _terms(terms: Terms, said: dict[str, Any]) -> Terms:
@@ -151,12 +155,15 @@ def moment(name: str, value: object) -> datetime:
             )
         except ValueError as error:
             raise BadInput(f"consent, field {name}: expected a day as in 2027-12-31, or a time") from error
-    if isinstance(value, datetime):
-        return value.astimezone(UTC)
-    if not isinstance(value, date):
+    if not isinstance(value, date):  # which every datetime is
         raise BadInput(f"consent, field {name}: expected a day as in 2027-12-31, or a time")
-    day = value + timedelta(days=1) if name == "valid_until" else value
-    return datetime(day.year, day.month, day.day).astimezone().astimezone(UTC)
+    try:
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
+        day = value + timedelta(days=1) if name == "valid_until" else value
+        return datetime(day.year, day.month, day.day).astimezone().astimezone(UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise BadInput(f"consent, field {name}: too far away; expected a day as in 2027-12-31") from error
 
 
 def _first_line(error: Exception) -> str:

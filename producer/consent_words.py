@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from face0_worker.contract.consent import ConsentRecord, ConsentState, Purpose
-from face0_worker.contract.consent_terms import AgeBand
+from face0_worker.contract.consent_terms import AgeBand, DataKind
+from face0_worker.contract.depictions import in_japanese
 from producer.show import local
 
 # in the order in which they are read
@@ -19,7 +20,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "controller": ("controller", "管理者"),
     "state": ("state", "状態"),
     "purposes": ("purposes", "利用目的"),
-    "training_use": ("training of models", "モデルの学習"),
+    "training_use": ("training of AI models", "AI モデルの学習"),
     "valid_from": ("valid from", "有効期間の開始"),
     "valid_until": ("valid until", "有効期間の終了"),
     "products": ("products", "商品"),
@@ -45,14 +46,22 @@ PURPOSES_JA = {
     Purpose.AD: "広告",
     Purpose.SOCIAL: "SNS",
     Purpose.INTERNAL_POC: "社内検証",
-    Purpose.TRAINING: "モデルの学習",
+    Purpose.TRAINING: "AI モデルの学習",
 }
+STATES_JA = {ConsentState.GRANTED: "同意済み", ConsentState.REVOKED: "撤回済み"}
 AGES_JA = {
     AgeBand.ADULT: "成人",
     AgeBand.AGED_16_17: "16〜17歳",
     AgeBand.AGED_13_15: "13〜15歳",
     AgeBand.UNDER_13: "13歳未満",
     AgeBand.NOBODY: "実在しない人物",
+}
+KINDS_JA = {
+    DataKind.PHOTO: "写真",
+    DataKind.EMBEDDING: "顔特徴データ",
+    DataKind.PICTURES: "画像",
+    DataKind.NAME: "氏名",
+    DataKind.CONTACT: "連絡先",
 }
 
 
@@ -100,7 +109,9 @@ def _guardian(record: ConsentRecord) -> str:
 
 def _retention(record: ConsentRecord) -> str:
     kept = vars(record.terms.retention)
-    said = [f"{what} {days} days" for what, days in kept.items() if days is not None]
+    said = [
+        f"{what} {days} days / {KINDS_JA[DataKind(what)]} {days} 日" for what, days in kept.items() if days is not None
+    ]
     return ", ".join(said) or "as the installation is set / 既定の期間"
 
 
@@ -120,7 +131,7 @@ def _given(record: ConsentRecord) -> str:
 
 
 _SPECIAL: dict[str, Callable[[ConsentRecord], str]] = {
-    "state": state_of,
+    "state": lambda record: f"{state_of(record)} / {STATES_JA[record.state]}",
     "guardian": _guardian,
     "retention": _retention,
     "notice": _notice,
@@ -129,6 +140,10 @@ _SPECIAL: dict[str, Callable[[ConsentRecord], str]] = {
     "purposes": lambda record: ", ".join(
         f"{purpose} / {PURPOSES_JA[purpose]}" for purpose in sorted(record.purposes - {Purpose.TRAINING})
     ),
+    "prohibited": lambda record: ", ".join(
+        one if one == in_japanese(one) else f"{one} / {in_japanese(one)}" for one in sorted(record.terms.prohibited)
+    ),
+    "data_kinds": lambda record: ", ".join(f"{kind} / {KINDS_JA[kind]}" for kind in sorted(record.terms.data_kinds)),
     "valid_from": lambda record: local(record.valid_from),
     "valid_until": end_of,
     "approvals": lambda record: ", ".join(f"{one.by} ({local(one.at)})" for one in record.terms.approvals),

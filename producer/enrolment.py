@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import hmac
@@ -21,6 +22,7 @@ from face0_worker.records.enrolment import AlreadyEnrolled, Enrolled, HeldFace
 from face0_worker.records.release import open_kept
 from face0_worker.records.storage import face_key
 from face0_worker.records.vault import face_digest, seal_face
+from producer.private_file import write_private
 from producer.services import Services
 from producer.sources import Source, average, embed, embed_photos, find_faces
 
@@ -61,7 +63,11 @@ def look(services: Services, source: Source) -> Face:
 
 
 def seal(services: Services, consent_id: str, face: Face) -> str:
-    """Seal photo and embedding under the consent's key, store them, and return where they lie."""
+    """Seal photo and embedding under the consent's key, store them, and return where they lie.
+
+    Raises: FaceHeld: this very face is held, or a human has rejected it; then nothing is stored again.
+    """
+    _refuse_held(services, consent_id, face)
     services.vault.new_key(consent_id)
     digest, sealed = seal_face(services.vault, consent_id, face.source.to_bytes(), face.embedding)
     where = face_key(consent_id, digest)
@@ -90,7 +96,7 @@ def compare(services: Services, consent_id: str, face: Face) -> Match:
 def admit(services: Services, consent_id: str, face: Face, where: str, *, by: str) -> Match:
     """Enrol the first face; let one pass that matches; hold any other for a human. `where`: it stands sealed there.
 
-    Raises: FaceHeld: it is held, or a human has rejected it. ConsentRefused: the consent was revoked meanwhile.
+    Raises: FaceHeld: it is held now. ConsentRefused: the consent was revoked meanwhile, or has ended.
     """
     match = compare(services, consent_id, face)
     if match.kind == FIRST:
@@ -102,25 +108,38 @@ def admit(services: Services, consent_id: str, face: Face, where: str, *, by: st
         return match
     pack = services.pack.digest
     held = enrolment.hold(services.ledger, consent_id, face.digest, where, pack, match.apart, match.bar)
+    if held.decision == enrolment.REJECTED:  # in this very moment
+        services.storage.delete(where)
     raise _held(services, match, consent_id, held)
+
+
+def _refuse_held(services: Services, consent_id: str, face: Face) -> None:
+    """Raise FaceHeld for a face that a human has rejected or has yet to decide on, however alike it looks by now."""
+    held = enrolment.find_held(services.ledger, consent_id, face.digest)
+    if held is not None and held.decision != enrolment.ACCEPTED:
+        kind = NO_BAR if held.bar is None else OTHER
+        raise _held(services, Match(kind, held.distance, held.bar), consent_id, held)
 
 
 def enrol_photo(services: Services, consent_id: str, face: Face, *, by: str) -> Match:
     """Enrol a photo: the first as the person, a matching one as another face. Nothing happens to a known one.
 
-    Raises: as `admit`.
+    Raises: as `seal` and `admit`.
     """
     where = seal(services, consent_id, face)
     match = admit(services, consent_id, face, where, by=by)
     if match.kind == SAME and face.digest not in {
         one.digest for one in enrolment.enrolled(services.ledger, consent_id)
     }:
-        _enrol(services, consent_id, face.digest, face.embedding, where, first=False, by=by)
+        # by somebody else in the same moment: it is enrolled, and that was asked for
+        with contextlib.suppress(AlreadyEnrolled):
+            _enrol(services, consent_id, face.digest, face.embedding, where, first=False, by=by)
     return match
 
 
 def refuse_other(services: Services, consent_id: str, face: Face) -> None:
-    """Say what `admit` would say, and write nothing. Raises: FaceHeld: the face would be held."""
+    """Say what `seal` and `admit` would say, and write nothing. Raises: FaceHeld: the face is or would be held."""
+    _refuse_held(services, consent_id, face)
     match = compare(services, consent_id, face)
     if match.kind in (OTHER, NO_BAR):
         raise _held(services, match, consent_id, None)
@@ -153,13 +172,19 @@ def _held(services: Services, match: Match, consent_id: str, held: HeldFace | No
 def accept(services: Services, held_id: str, *, by: str) -> HeldFace:
     """Enrol a held face as another one of the same person. Raises: BadInput: unknown or decided. Refused: no key."""
     held = enrolment.get_held(services.ledger, held_id)
-    _, embedding = _opened(services, held.consent_id, held.digest, held.face_key)
-    _enrol(services, held.consent_id, held.digest, embedding, held.face_key, first=False, by=by, held=held_id)
+    if held.decision:
+        raise BadInput(f"{held_id} was {held.decision} already; a decision is not taken back")
+    consent_id, pack = held.consent_id, held.embedder_digest
+    _, embedding = _opened(services, consent_id, held.digest, held.face_key)
+    try:
+        _enrol(services, consent_id, held.digest, embedding, held.face_key, first=False, by=by, held=held_id, pack=pack)
+    except AlreadyEnrolled as error:
+        raise BadInput(f"the photo of {held_id} is enrolled already; submit again with it") from error
     return enrolment.get_held(services.ledger, held_id)
 
 
 def reject(services: Services, held_id: str) -> HeldFace:
-    """Note that a held face is another person's, and erase the photo."""
+    """Note that a held face is another person's, and erase the photo; repeating it erases what an earlier try left."""
     held = enrolment.reject(services.ledger, held_id)
     services.storage.delete(held.face_key)
     return held
@@ -197,12 +222,14 @@ def _enrol(
     first: bool,
     by: str,
     held: str = "",
+    pack: str = "",
 ) -> None:
+    """Write an enrolment. `pack`: the face pack that has embedded it; "": the one of today."""
     known = enrolment.enrolled(services.ledger, consent_id)
     fresh = services.vault.seal(consent_id, secrets.token_bytes(_KEY), about=_ABOUT)
     sealed = known[0].sealed_key if known else fresh
     digested = keyed_digest(services.vault.unseal(consent_id, sealed, about=_ABOUT), embedding)
-    face = Enrolled(digest, where, services.pack.digest, digested, sealed)
+    face = Enrolled(digest, where, pack or services.pack.digest, digested, sealed)
     sign = services.signer.sign_statement
     enrolment.enrol(services.ledger, consent_id, face, first=first, sign=sign, by=by, held=held)
 
@@ -231,10 +258,6 @@ def _write_photos(services: Services, consent_id: str, digest: str, where: str, 
         name = stem.with_name(f"{stem.name}{f'-{number}' if len(source.photos) > 1 else ''}.jpg")
         out = io.BytesIO()
         decode_photo(data).image.save(out, "JPEG", quality=95)
-        try:
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            name.write_bytes(out.getvalue())
-        except OSError as error:
-            raise BadInput(f"{name} can't be written: {error.strerror}") from error
+        write_private(name, out.getvalue(), replace=True)
         files.append(name)
     return files

@@ -135,17 +135,17 @@ def _let_out(services: Services, part: _Part, request: Request) -> _Part:
     with services.ledger.transaction() as connection:
         records = {consent_id: consents.read(connection, consent_id, share=True) for consent_id in sorted(people)}
         now = database_clock(connection)
-        for consent_id, record in records.items():
-            decision = decide(record, people[consent_id], now)
-            if not decision.allowed:
-                consents.note_refusal(connection, record, people[consent_id].purpose, way.stage, decision.code)
+        codes: set[tuple[str, str]] = set()  # each reason is audited once, not with every picture
         for one in part.wanted:
             use = one.use.of_item(one.sku, part.prompts.get(one.item_key, ""))
             decision = decide(records[one.consent_id], use, now)
             if not decision.allowed:
                 refused[one.item_key] = ConsentRefused(decision.english, decision.code)
+                codes.add((one.consent_id, decision.code))
             elif one.item_key in part.commits:
                 _note(connection, one, part.commits[one.item_key], way)
+        for consent_id, code in sorted(codes):
+            consents.note_refusal(connection, records[consent_id], people[consent_id].purpose, way.stage, code)
         whole = [decide(records[consent_id], people[consent_id], now) for consent_id in people]
     if request.selection.person is not None and whole and not whole[0].allowed:
         raise ConsentRefused(whole[0].english, whole[0].code)

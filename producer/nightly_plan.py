@@ -93,7 +93,7 @@ def make_plan(services: Services, shares: Sequence[Share], use: Use, offer: Mode
         except ConsentRefused as refusal:
             refused.append(str(refusal))
             continue
-        items = tuple(_permitted(share.items, record, use, refused))
+        items = tuple(_permitted(services, share.items, record, use, refused))
         if items:
             cast.append(_cast(services, replace(share, items=items), offer))
     wanted = tuple(one for person in cast for one in person.wanted())
@@ -105,9 +105,10 @@ def make_plan(services: Services, shares: Sequence[Share], use: Use, offer: Mode
 
 
 def _permitted(
-    items: Sequence[RenderItem], record: ConsentRecord, use: Use, refused: list[str]
+    services: Services, items: Sequence[RenderItem], record: ConsentRecord, use: Use, refused: list[str]
 ) -> Iterator[RenderItem]:
-    """Yield the items that the consent allows by SKU and prompt; say of the others why not."""
+    """Yield the items that the consent allows by SKU and prompt; say of the others why not, to the audit log, too."""
+    codes: set[str] = set()
     for item in items:
         decision = ALLOWED
         if record.terms.by_item:
@@ -117,6 +118,10 @@ def _permitted(
             yield item
         else:
             refused.append(f"SKU {item.sku}: {decision.english}")
+            codes.add(decision.code)
+    for code in sorted(codes):
+        with services.ledger.transaction() as connection:
+            consents.note_refusal(connection, record, use.purpose, "carry-over", code)
 
 
 def _cast(services: Services, share: Share, offer: ModelOffer) -> Cast:

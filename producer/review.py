@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 
 from face0_worker.contract.errors import BadInput, VerificationFailed, WorkFailed
 from face0_worker.records import consents, held, review
@@ -34,22 +32,6 @@ def open_picture(services: Services, item_id: int, *, by: str) -> tuple[Held, by
     except StorageMissing as error:
         raise VerificationFailed("the held picture is missing from storage") from error
     raise BadInput(f"the picture of item {item_id} was {one.decision or 'erased'}; nothing is held any more")
-
-
-def write_picture(file: Path, picture: bytes) -> None:
-    """Write a shown picture, readable by its owner alone. Raises: BadInput: it is there already, or can't be."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "xb", opener=_private) as opened:
-            opened.write(picture)
-    except FileExistsError as error:
-        raise BadInput(f"{file} exists already; name another file with --to") from error
-    except OSError as error:
-        raise BadInput(f"{file} can't be written: {error.strerror}; choose another file with --to") from error
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def accept(services: Services, item_id: int, *, by: str, wait_s: float) -> Held:

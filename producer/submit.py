@@ -13,6 +13,7 @@ from face0_worker.contract.job import CatalogueJob, Priority, RenderItem, Subjec
 from face0_worker.models import stated_licences
 from face0_worker.records import consents
 from face0_worker.records.jobs import create_job, left_to_render
+from face0_worker.records.ledger import Ledger
 from face0_worker.records.offers import ModelOffer, find_model
 from face0_worker.records.progress import job_status
 from face0_worker.records.release import open_kept
@@ -83,7 +84,7 @@ def submit(
     if isinstance(items, Iterator):
         items = tuple(items)
     if record.terms.by_item:
-        items = Permitted(items, record, use)
+        items = Permitted(services.ledger, items, record, use)
     total = count_items(items)
 
     source = _source(services, consent_id, face)
@@ -127,15 +128,17 @@ def submit(
 class Permitted:
     """A list whose items a consent has to allow one by one, by SKU and prompt; it is asked whenever they are read."""
 
-    def __init__(self, items: Iterable[RenderItem], record: ConsentRecord, use: Use) -> None:
-        self._items, self._record, self._use = items, record, use
+    def __init__(self, ledger: Ledger, items: Iterable[RenderItem], record: ConsentRecord, use: Use) -> None:
+        self._ledger, self._items, self._record, self._use = ledger, items, record, use
 
     def __iter__(self) -> Iterator[RenderItem]:
-        """Yield the items. Raises: ConsentRefused: at the first that is not allowed, by its SKU."""
+        """Yield the items. Raises: ConsentRefused: at the first that is not allowed, by its SKU; audited."""
         now = self._record.valid_from  # the time was asked about already, by the ledger's clock
         for item in self._items:
             decision = decide(self._record, self._use.of_item(item.sku, item.prompt), now)
             if not decision.allowed:
+                with self._ledger.transaction() as connection:
+                    consents.note_refusal(connection, self._record, self._use.purpose, "submit", decision.code)
                 raise ConsentRefused(f"SKU {item.sku}: {decision.english}", decision.code)
             yield item
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from face0_worker.contract.consent_terms import AgeBand, Terms
-from face0_worker.contract.depictions import named
+from face0_worker.contract.depictions import in_japanese, named
 
 APPROVERS = 2  # different people
 
@@ -113,7 +113,8 @@ def decide(record: ConsentRecord | None, use: Use, now: datetime) -> Decision:
 
 
 def _refused(code: str, english: str, japanese: str) -> Decision:
-    return Decision(False, code, english, japanese)
+    # one line each, whatever the names hold that somebody typed
+    return Decision(False, code, " ".join(english.split()), " ".join(japanese.split()))
 
 
 def _when(record: ConsentRecord, now: datetime) -> Decision | None:
@@ -144,11 +145,12 @@ def _when(record: ConsentRecord, now: datetime) -> Decision | None:
 def _what(record: ConsentRecord, use: Use) -> Decision | None:
     if use.purpose in record.purposes:
         return None
-    allowed = ", ".join(sorted(record.purposes)) or "nothing"
+    allowed = ", ".join(sorted(record.purposes))
     return _refused(
         "wrong_purpose",
-        f"Consent {record.id} allows {allowed}, not {use.purpose}; ask the person for a consent that names it.",
-        f"同意 {record.id} の許諾範囲は {allowed} であり、{use.purpose} は含まれません。"
+        f"Consent {record.id} allows {allowed or 'nothing'}, not {use.purpose}; "
+        "ask the person for a consent that names it.",
+        f"同意 {record.id} の許諾範囲は {allowed or 'なし'} であり、{use.purpose} は含まれません。"
         "この目的を含む同意を取得してください。",
     )
 
@@ -168,7 +170,7 @@ def _approved(record: ConsentRecord, use: Use) -> Decision | None:
         "not_approved",
         f"Consent {record.id} needs {missing} more approval(s) by different people before this use ({why}); "
         f"approve it with `face0 consent approve {record.id}`.",
-        f"同意 {record.id} をこの目的で使うには、別の担当者による承認があと {missing} 件必要です({why_ja})。"
+        f"同意 {record.id} をこの目的で使うには、異なる担当者による承認があと {missing} 件必要です({why_ja})。"
         f"`face0 consent approve {record.id}` で承認してください。",
     )
 
@@ -190,15 +192,15 @@ def _where(record: ConsentRecord, use: Use) -> Decision | None:
 
 
 def _outside(record: ConsentRecord, what: str, what_ja: str, allowed: Iterable[str], asked: str) -> Decision:
-    names = ", ".join(sorted(allowed)) or "none"
-    named_one = asked or "none"
+    names = ", ".join(sorted(allowed))
+    only_ja = f" {names} のみです" if names else "ありません"
     todo = f"name one of these with --{what}" if what != "product" else "take it out of the list"
     todo_ja = f"--{what} でいずれかを指定してください" if what != "product" else "リストから外してください"
     return _refused(
         f"wrong_{what}",
-        f"Consent {record.id} allows these only for {what}: {names}; asked for: {named_one}. "
+        f"Consent {record.id} allows these only for {what}: {names or 'none'}; asked for: {asked or 'none'}. "
         f"{todo.capitalize()}, or ask the person for more.",
-        f"同意 {record.id} で許諾された{what_ja}は {names} のみです(指定: {named_one})。{todo_ja}。",
+        f"同意 {record.id} で許諾された{what_ja}は{only_ja}(指定: {asked or 'なし'})。{todo_ja}。",
     )
 
 
@@ -221,7 +223,7 @@ def _depiction(record: ConsentRecord, use: Use) -> Decision | None:
     return _refused(
         "prohibited_depiction",
         f"Consent {record.id} forbids showing the person with {found}, which the prompt names; change the prompt.",
-        f"同意 {record.id} では「{found}」に関する描写が禁止されています。プロンプトを変更してください。",
+        f"同意 {record.id} では「{in_japanese(found)}」に関する描写が禁止されています。プロンプトを変更してください。",
     )
 
 

@@ -19,6 +19,8 @@ from face0_worker.contract.job import canonical_json
 PREDICATE_TYPE = "https://face0.dev/consent/v1"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 TERMS = frozenset(field.name for field in fields(Terms))
+# what a restriction may change besides purposes and time: all that `narrows` can judge
+_RESTRICTIONS = ("products", "campaigns", "channels", "territories", "prohibited", "recipients", "sublicensing")
 
 
 def to_document(record: ConsentRecord, event: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,13 +143,16 @@ def succeed(old: ConsentRecord, new: ConsentRecord, previous: str) -> ConsentRec
 
     Approvals are of what was approved: unless nothing but rights were taken away, they have to be given anew.
     """
-    if replace(old.terms, approvals=(), faces=()) != replace(new.terms, approvals=(), faces=()) or (
-        (old.purposes, old.valid_from, old.valid_until) != (new.purposes, new.valid_from, new.valid_until)
-    ):
-        kept = new.terms.approvals if not narrows(new, old) else ()
-        new = replace(new, terms=replace(new.terms, approvals=kept))
+    if _rest(old) != _rest(new) or narrows(replace(new, terms=replace(new.terms, approvals=())), old):
+        new = replace(new, terms=replace(new.terms, approvals=()))
     epoch = old.epoch + 1 if narrows(old, new) else old.epoch
     return replace(new, version=old.version + 1, previous=previous, epoch=epoch)
+
+
+def _rest(record: ConsentRecord) -> tuple[str, Terms]:
+    """Return what a restriction leaves as it is: whose the consent is, who decides, what was told, what is kept."""
+    open_ones = {name: getattr(Terms(), name) for name in _RESTRICTIONS}
+    return record.subject, replace(record.terms, approvals=(), faces=(), **open_ones)
 
 
 def purposes_alone(record: ConsentRecord) -> frozenset[Purpose]:

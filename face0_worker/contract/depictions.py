@@ -39,11 +39,32 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "medical": ("hospital", "patient", "surgery", "disease", "medicine", "病院", "患者", "手術", "病気", "医薬品"),
 }
 
+# what the categories are called in Japanese sentences
+JAPANESE = {
+    "nudity": "ヌード",
+    "underwear": "下着・水着",
+    "alcohol": "酒類",
+    "tobacco": "たばこ",
+    "drugs": "薬物",
+    "gambling": "賭博",
+    "weapons": "武器",
+    "violence": "暴力",
+    "politics": "政治",
+    "religion": "宗教",
+    "medical": "医療",
+}
+
+
+def in_japanese(depiction: str) -> str:
+    """Return a prohibited depiction as a Japanese sentence calls it: a category by its name, a word as it is."""
+    return JAPANESE.get(_plain(depiction), depiction)
+
 
 def named(prohibited: Iterable[str], prompt: str) -> str | None:
     """Return the first prohibited depiction (in alphabetical order) that a prompt names, or None. Pure.
 
-    Width and case do not matter. Words of letters are found whole, with an s or es behind; Japanese ones anywhere.
+    Width, case and how words are spaced do not matter.
+    Words of letters are found whole, with an s or es behind; Japanese ones anywhere.
     """
     text = _plain(prompt)
     return next((one for one in sorted(prohibited) if _pattern(one).search(text)), None)
@@ -51,8 +72,8 @@ def named(prohibited: Iterable[str], prompt: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _pattern(depiction: str) -> re.Pattern[str]:
-    key = _plain(depiction).strip()
-    return re.compile("|".join(_word(_plain(word).strip()) for word in (key, *CATEGORIES.get(key, ())) if word))
+    key = _plain(depiction)
+    return re.compile("|".join(_word(_plain(word)) for word in (key, *CATEGORIES.get(key, ()))))
 
 
 def _word(word: str) -> str:
@@ -62,4 +83,4 @@ def _word(word: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

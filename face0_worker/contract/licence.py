@@ -11,7 +11,10 @@ from face0_worker.contract.errors import Refused
 COMMERCIAL, RESEARCH = "commercial", "research"
 _FORBIDS = re.compile(
     r"non[-_ ]?commercial|\bnc\b|not for commercial|no commercial use|(research|academic|personal|private|evaluation)"
-    r"([-_ ](use|purposes?))?[-_ ]only|only for (research|academic|personal|private)",
+    r"([-_ ](use|purposes?))?[-_ ]only|only for (research|academic|personal|private)"
+    r"|commercial (use|usage|purposes?) (is |are )?(prohibited|forbidden|not (allowed|permitted))"
+    r"|非商用|商用(での)?(利用|使用)?(は|を)?(不可|禁止|できません)"
+    r"|(研究|学術|個人|私的|非営利)(目的)?(での|の)?(利用|使用)?(に限|のみ)",
     re.IGNORECASE,
 )
 

@@ -164,4 +164,5 @@ def _publish(ledger: Ledger, publish: Callable[[str, bytes], object]) -> int:
 
 
 def _finish(ledger: Ledger, write_manifest: Callable[[str], str]) -> int:
-    return sum(jobs.mark_finished(ledger, job_id, write_manifest(job_id)) for job_id in jobs.finish_jobs(ledger))
+    ended = jobs.finish_jobs(ledger)
+    return sum(jobs.mark_finished(ledger, job_id, write_manifest(job_id), seen) for job_id, seen in ended.items())

@@ -106,6 +106,13 @@ def commit_accepted(
     raise refusal
 
 
+def waits(ledger: Ledger, acceptance: Acceptance) -> bool:
+    """Say whether it is still to be carried out, by whomever."""
+    mine = (held_pictures.c.item_id == acceptance.item.item_id) & TO_COMMIT
+    with ledger.transaction() as connection:
+        return connection.execute(select(held_pictures.c.item_id).where(mine)).first() is not None
+
+
 def give_up(ledger: Ledger, acceptance: Acceptance, sentence: str) -> None:
     """End an acceptance that can't be carried out; the item stays rejected, and the sentence says why."""
     mine = (held_pictures.c.item_id == acceptance.item.item_id) & (held_pictures.c.holder == acceptance.holder)

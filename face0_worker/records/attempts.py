@@ -236,6 +236,7 @@ def finish_attempt(ledger: Ledger, attempt_id: str, token: int) -> None:
     """
     with ledger.transaction() as connection:
         hold(connection, attempt_id, token)
+        lock_items(connection, is_running(attempt_id))
         spent = items.c.attempts >= ATTEMPT_LIMIT
         sentence = f"tried {ATTEMPT_LIMIT} times without a result"
         connection.execute(
@@ -301,6 +302,7 @@ def hand_back(ledger: Ledger, worker_id: str) -> int:
 
 
 def _send_back(connection: Connection, lost: list[str], crash_limit: int) -> None:
+    lock_items(connection, items.c.attempt_id.in_(lost) & IN_FLIGHT)
     crashes = items.c.crashes + case((attempts.c.solo, 1), else_=0)
     poison = crashes >= crash_limit
     sentence = f"the worker died {crash_limit} times while it rendered this item alone"

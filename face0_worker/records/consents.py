@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from face0_worker.contract.consent import ConsentRecord, ConsentState, Decision, Purpose, Use, decide
+from face0_worker.contract.consent import ALLOWED, ConsentRecord, ConsentState, Decision, Purpose, Use, decide
 from face0_worker.contract.consent_document import plain, purposes_alone, read_terms
 from face0_worker.contract.consent_terms import Terms
 from face0_worker.contract.errors import BadInput, ConsentRefused
@@ -22,6 +22,8 @@ from face0_worker.records.storage import check_id
 from face0_worker.records.tables import consents
 
 _U = TypeVar("_U", str, Use)
+# decided before any purpose is looked at: under these nothing of the person is opened, enrolled or held
+_OVER = ("unknown", "revoked", "expired")
 
 
 def grant(ledger: Ledger, record: ConsentRecord, *, sign: Sign | None = None, by: str = "") -> None:
@@ -68,6 +70,9 @@ def check(record: ConsentRecord) -> None:
     if not record.purposes:
         raise BadInput(f"consent {record.id} names no purpose; choose from {', '.join(Purpose)}")
     terms = record.terms
+    for name in ("products", "campaigns", "channels", "territories", "prohibited", "recipients"):
+        if not all(one.strip() for one in getattr(terms, name) or ()):
+            raise BadInput(f"consent {record.id}: an empty text stands among its {name}; leave it out")
     if terms.age_band.minor and terms.guardian is None:
         raise BadInput(f"consent {record.id}: a minor needs a guardian who agreed; name relation and pseudonym")
     days = (terms.retention.pictures, terms.retention.photo, terms.retention.embedding)
@@ -131,6 +136,15 @@ def decide_now(
     return record, decide(record, _use(use), database_clock(connection))
 
 
+def decide_kept(connection: Connection, consent_id: str) -> tuple[ConsentRecord | None, Decision]:
+    """Decide, under the lock, whether the person's photos may be looked at and kept: for no use of them yet.
+
+    Any purpose does, and before the consent begins, too: a photo is enrolled ahead of time.
+    """
+    record, decision = decide_now(connection, consent_id, Purpose.INTERNAL_POC, share=True)
+    return record, decision if decision.code in _OVER else ALLOWED
+
+
 def decide_all(
     connection: Connection, uses: Iterable[tuple[str, _U]]
 ) -> dict[tuple[str, _U], tuple[ConsentRecord | None, Decision]]:
@@ -168,3 +182,16 @@ def require(ledger: Ledger, consent_id: str, use: Use, *, stage: str) -> Consent
     if record is None or not decision.allowed:
         raise ConsentRefused(decision.english, decision.code)
     return record
+
+
+def require_kept(ledger: Ledger, consent_id: str, *, stage: str) -> None:
+    """Ask, before a photo is opened, whether it may be kept, as `decide_kept` does; a refusal is audited with `stage`.
+
+    Raises: ConsentRefused: unknown, revoked or ended.
+    """
+    with ledger.transaction() as connection:
+        record, decision = decide_kept(connection, consent_id)
+        if not decision.allowed:
+            note_refusal(connection, record, "", stage, decision.code)
+    if not decision.allowed:
+        raise ConsentRefused(decision.english, decision.code)

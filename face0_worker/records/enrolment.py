@@ -6,12 +6,12 @@ import secrets
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from face0_worker.contract.consent import ConsentRecord
-from face0_worker.contract.errors import BadInput
-from face0_worker.records import audit
+from face0_worker.contract.errors import BadInput, ConsentRefused
+from face0_worker.records import audit, consents
 from face0_worker.records.consent_changes import amend
 from face0_worker.records.consent_versions import Sign
 from face0_worker.records.ledger import Ledger
@@ -54,7 +54,7 @@ class HeldFace:
 
 
 class AlreadyEnrolled(Exception):
-    """Another face was enrolled first, in the same moment."""
+    """Another face was enrolled first, or this very one, in the same moment."""
 
 
 def enrolled(ledger: Ledger, consent_id: str) -> list[Enrolled]:
@@ -78,16 +78,17 @@ def enrol(
     """Enrol a face that stands sealed in storage, and write the consent's next version with its keyed digest.
 
     `first`: only if no other is enrolled. `held`: the id under which it was held, which ends as accepted.
-    Raises: AlreadyEnrolled: `first`, and another is. ConsentRefused: the consent was revoked. BadInput: `held` is
-    unknown or decided.
+    Raises: AlreadyEnrolled: it is, or `first`, and another is. ConsentRefused: the consent was revoked or has ended.
+    BadInput: `held` is unknown or decided.
     """
 
     def with_face(record: ConsentRecord, now: datetime) -> ConsentRecord:
-        if first and record.terms.faces:
+        if face.keyed_digest in record.terms.faces or (first and record.terms.faces):
             raise AlreadyEnrolled
         return replace(record, terms=replace(record.terms, faces=(*record.terms.faces, face.keyed_digest)))
 
     def write(connection: Connection) -> None:
+        _require_kept(connection, consent_id)
         if held:
             _decide(connection, held, ACCEPTED)
         connection.execute(insert(enrolments).values(consent_id=consent_id, **vars(face)))
@@ -106,15 +107,35 @@ def hold(
     apart: float | None,
     bar: float | None,
 ) -> HeldFace:
-    """Hold a face for a human and note it for the audit. The same face again is held once."""
+    """Hold a face for a human and note it for the audit. The same face again is held once.
+
+    Raises: ConsentRefused: the consent was revoked or has ended: nothing of its erasure may come after it.
+    """
     row = {"id": f"held-{secrets.token_hex(6)}", "consent_id": consent_id, "digest": digest, "face_key": face_key}
     row |= {"embedder_digest": embedder_digest}
     new = upsert(held_faces).values(**row, distance=apart, bar=bar).on_conflict_do_nothing(constraint="held_once")
     with ledger.transaction() as connection:
+        _require_kept(connection, consent_id)
         if connection.execute(new.returning(held_faces.c.id)).first():
             audit.append(connection, "face.held", {"consent_id": consent_id, "held_id": row["id"]})
-        same = (held_faces.c.consent_id == consent_id) & (held_faces.c.digest == digest)
-        return HeldFace(**connection.execute(select(held_faces).where(same)).one()._mapping)
+        return HeldFace(**connection.execute(select(held_faces).where(_same(consent_id, digest))).one()._mapping)
+
+
+def find_held(ledger: Ledger, consent_id: str, digest: str) -> HeldFace | None:
+    """Return the held face with this digest, decided or not; None when it was never held."""
+    with ledger.transaction() as connection:
+        row = connection.execute(select(held_faces).where(_same(consent_id, digest))).first()
+    return None if row is None else HeldFace(**row._mapping)
+
+
+def _same(consent_id: str, digest: str) -> ColumnElement[bool]:
+    return (held_faces.c.consent_id == consent_id) & (held_faces.c.digest == digest)
+
+
+def _require_kept(connection: Connection, consent_id: str) -> None:
+    _, decision = consents.decide_kept(connection, consent_id)
+    if not decision.allowed:
+        raise ConsentRefused(decision.english, decision.code)
 
 
 def list_held(ledger: Ledger, *, all_of_them: bool = False) -> list[HeldFace]:
@@ -136,9 +157,11 @@ def get_held(ledger: Ledger, held_id: str) -> HeldFace:
 
 
 def reject(ledger: Ledger, held_id: str) -> HeldFace:
-    """Note that a human said no. Raises: BadInput: unknown, or decided already."""
+    """Note that a human said no; repeating it changes nothing. Raises: BadInput: unknown, or accepted already."""
     with ledger.transaction() as connection:
-        _decide(connection, held_id, REJECTED)
+        already = (held_faces.c.id == held_id) & (held_faces.c.decision == REJECTED)
+        if connection.execute(select(held_faces.c.id).where(already)).first() is None:
+            _decide(connection, held_id, REJECTED)
     return get_held(ledger, held_id)
 
 

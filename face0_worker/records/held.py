@@ -105,6 +105,12 @@ def _is_held(connection: Connection, item_id: int, held_key: str) -> bool:
     return connection.execute(select(held_pictures.c.item_id).where(mine)).first() is not None
 
 
+def is_held(ledger: Ledger, item_id: int, held_key: str) -> bool:
+    """Say whether this very picture is held for the item."""
+    with ledger.transaction() as connection:
+        return _is_held(connection, item_id, held_key)
+
+
 def list_undecided(ledger: Ledger, job_id: str | None = None) -> Iterator[Held]:
     """Yield the pictures that wait for a decision, oldest first; `job_id`: of one job only."""
     wanted = query().where(UNDECIDED).order_by(held_pictures.c.held_at, held_pictures.c.item_id)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 from sqlalchemy import Connection
 
-from face0_worker.contract.consent import ConsentRecord, Purpose, Use, decide
+from face0_worker.contract.consent import ConsentRecord
 from face0_worker.contract.errors import ConsentRefused
 from face0_worker.records import audit, consents
-from face0_worker.records.ledger import Ledger, database_clock
+from face0_worker.records.ledger import Ledger
 from face0_worker.records.vault import Vault, unseal_face
-
-# decided before any purpose is looked at: under these nothing is opened for anything
-_OVER = ("unknown", "revoked", "expired")
 
 
 def open_face(
@@ -45,9 +42,8 @@ def open_kept(
     Raises: as `open_face`; ConsentRefused: unknown, revoked or ended.
     """
     with ledger.transaction() as connection:
-        record = consents.read(connection, consent_id, share=True)
-        decision = decide(record, Use(Purpose.INTERNAL_POC), database_clock(connection))
-        if record is not None and decision.code not in _OVER:
+        record, decision = consents.decide_kept(connection, consent_id)
+        if record is not None and decision.allowed:
             opened = unseal_face(vault, consent_id, sealed, digest=digest)
             _note(connection, record, "", by)
             return opened

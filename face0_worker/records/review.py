@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from face0_worker.contract.errors import BadInput
+from face0_worker.contract.errors import BadInput, ConsentRefused
 from face0_worker.records import audit, consents
 from face0_worker.records.held import NOT_HELD, Held, get
 from face0_worker.records.ledger import Ledger
@@ -19,10 +19,18 @@ ACCEPTED, REJECTED = "accepted", "rejected"
 
 
 def note_shown(ledger: Ledger, held: Held, by: str) -> None:
-    """Ask the consent for this look at the picture, and write it into the audit log. Raises: ConsentRefused."""
-    consents.require(ledger, held.consent_id, held.use, stage="review")
+    """Ask the consent for this look at the picture, and write the answer into the audit log, in one transaction.
+
+    Raises: ConsentRefused.
+    """
     with ledger.transaction() as connection:
-        audit.append(connection, "review.shown", {**_named(held), "by": by})
+        record, decision = consents.decide_now(connection, held.consent_id, held.use, share=True)
+        if decision.allowed:
+            audit.append(connection, "review.shown", {**_named(held), "by": by})
+        else:
+            consents.note_refusal(connection, record, held.use.purpose, "review", decision.code)
+    if not decision.allowed:
+        raise ConsentRefused(decision.english, decision.code)
 
 
 def decide(ledger: Ledger, item_id: int, decision: str, by: str) -> Held:

@@ -39,8 +39,9 @@ def enrol(ctx: click.Context, consent_id: str, photos: tuple[Path, ...], as_json
     done: list[dict[str, str]] = []
     with opened(ctx) as services:
         _require_person(services, consent_id)
-        for photo in photos:
-            face = enrolment.look(services, photo_files([photo]))
+        # all of them before one is stored: a photo that can't be used enrols none
+        faces = [enrolment.look(services, photo_files([photo])) for photo in photos]
+        for photo, face in zip(photos, faces, strict=True):
             try:
                 match = enrolment.enrol_photo(services, consent_id, face, by=enrolment.account())
                 done.append({"photo": str(photo), "result": "enrolled" if match.kind == enrolment.FIRST else "added"})
@@ -58,6 +59,7 @@ def _require_person(services: Services, consent_id: str) -> None:
         raise BadInput("no such consent is known; `face0 consent list` shows them")
     if is_character(consent_id):
         raise BadInput("this consent is a character's; photos are enrolled for people")
+    consents.require_kept(services.ledger, consent_id, stage="enrol")
 
 
 @click.group()
@@ -152,7 +154,10 @@ def contact(ctx: click.Context, consent_id: str, file: Path | None, as_json: boo
             if person is None:
                 raise BadInput(f"form {file} has no [person] with name, contact, guardian_name or guardian_contact")
             keep_person(services, consent_id, person, by=enrolment.account())
-            say(f"Name and contact of consent {consent_id} are sealed in the vault.")
+            if as_json:
+                print_json({"consent_id": consent_id, "kept": True})
+            else:
+                say(f"Name and contact of consent {consent_id} are sealed in the vault.")
             return
         person = read_person(services, consent_id, by=enrolment.account())
     if as_json:

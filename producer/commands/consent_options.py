@@ -125,7 +125,7 @@ def ask(form: Form) -> Form:
     values: dict[str, Any] = {}
     if not form.said.get("subject"):
         values["subject"] = click.prompt("Your number or pseudonym for the person", err=True)
-    if not form.said.get("purposes"):
+    if not form.said.get("purposes") and not form.said.get("training_use"):
         words = click.prompt(f"Purposes, with commas ({', '.join(Purpose)})", err=True)
         values["purposes"] = [word.strip() for word in words.split(",") if word.strip()]
     if not form.said.get("valid_until"):

@@ -15,6 +15,7 @@ from producer import review as room
 from producer.commands.completion import known_jobs
 from producer.commands.setting import any_path, opened
 from producer.enrolment import account
+from producer.private_file import write_private
 from producer.show import as_json_option, local, plain, print_json, print_table, say
 
 _item_argument = click.argument("item_id", metavar="ITEM", type=int)
@@ -62,7 +63,7 @@ def show(ctx: click.Context, item_id: int, file: Path, by: str, as_json: bool) -
     """Decrypt the picture of ITEM into a file. The consent is asked, and the audit log says who looked."""
     with opened(ctx) as services:
         one, picture = room.open_picture(services, item_id, by=by)
-    room.write_picture(file, picture)
+    write_private(file, picture)
     if as_json:
         print_json({**_as_json(one), "file": str(file)})
         return

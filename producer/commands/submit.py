@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 
 import click
@@ -23,6 +22,7 @@ from producer.commands.list_options import (
     warn_of_unknown_words,
 )
 from producer.commands.setting import any_path, opened
+from producer.enrolment import account
 from producer.show import Told, as_json_option, plain, print_json, say
 from producer.sources import photo_files
 
@@ -124,7 +124,7 @@ def submit(
             priority=Priority[priority.upper()],
             model=model,
             catalogue=catalogue,
-            submitter=_user(),
+            submitter=account(),
             idempotency_key=idempotency_key,
             dry_run=dry_run,
             bars=bars,
@@ -141,13 +141,6 @@ def submit(
         elif not following:
             print_json({**plain(result), "variants": counts} if counts else result)
         return follow_to_the_end(services, result.job_id, as_json=as_json, also=result) if following else 0
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return ""
 
 
 def _tell(result: room.SubmitResult, *, dry_run: bool, wait: bool) -> None:

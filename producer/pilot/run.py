@@ -15,7 +15,7 @@ from PIL import Image
 from sqlalchemy import func, select
 
 from face0_worker.contract.consent import Purpose, Use
-from face0_worker.contract.errors import ConsentRefused, FaceRefused
+from face0_worker.contract.errors import ConsentRefused, FaceHeld, FaceRefused
 from face0_worker.contract.job import ItemState, Priority, RenderItem, canonical_json
 from face0_worker.faces.characters import Recipe
 from face0_worker.records import consents
@@ -121,7 +121,7 @@ def _submit(services: Services, order: Order, name: str, refused: Counter[str]) 
             submitter="pilot",
             idempotency_key=f"pilot-{hashlib.sha256(content).hexdigest()}",
         )
-    except (ConsentRefused, FaceRefused) as refusal:
+    except (ConsentRefused, FaceHeld, FaceRefused) as refusal:
         refused[f"person refused: {refusal}"] += len(order.items)
         return ""
     return made.job_id

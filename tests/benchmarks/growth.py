@@ -17,7 +17,9 @@ from face0_worker.bench.report import Row, compare
 from face0_worker.contract.job import ItemState, Priority, RenderItem
 from face0_worker.faces.packs import load_pack
 from face0_worker.records import jobs
+from face0_worker.records.offers import find_model
 from face0_worker.records.progress import job_status
+from producer.catalogue import ItemDefaults
 from producer.demo import PERSON
 from producer.services import Services
 from producer.submit import submit
@@ -29,9 +31,9 @@ BASE = 100
 STEPS = 4
 
 
-def _items(count: int, first_seed: int) -> list[RenderItem]:
+def _items(count: int, first_seed: int, precision: str) -> list[RenderItem]:
     return [
-        RenderItem(f"sku-{seed}", "a red shirt", seed=seed, width=64, height=64, steps=STEPS, precision="float32")
+        RenderItem(f"sku-{seed}", "a red shirt", seed=seed, width=64, height=64, steps=STEPS, precision=precision)
         for seed in range(first_seed, first_seed + count)
     ]
 
@@ -41,10 +43,11 @@ class Work:
 
     def __init__(self, services: Services) -> None:
         self._services, self._seed = services, 0
+        self._precision = ItemDefaults.of_model(find_model(services.ledger, None).facts).precision
 
     def submit(self, count: int, priority: Priority = Priority.NORMAL) -> str:
         """Submit a job of `count` new pictures; return its id."""
-        items = _items(count, self._seed)
+        items = _items(count, self._seed, self._precision)
         self._seed += count
         return submit(self._services, face=PERSON, items=items, consent_id=CONSENT, priority=priority).job_id
 

@@ -244,7 +244,7 @@ class Worker:
                 if "face0_worker.child" in child.cmdline()
             ]
             self.process.kill()
-            self.process.wait(30)
+            self.process.wait(PATIENCE_S)
             for child in children:
                 if child.is_running():
                     child.kill()

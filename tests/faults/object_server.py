@@ -47,7 +47,7 @@ class ObjectServer:
                 cwd=self._folder,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self._port)) == 0:
@@ -60,5 +60,5 @@ class ObjectServer:
         """End it; its objects stay on disk."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait(20)
+            self._process.wait(120)
             self._process = None

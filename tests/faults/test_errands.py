@@ -37,6 +37,7 @@ def test_a_running_worker_makes_other_forms_and_sends_messages_and_reaches_nobod
         time.sleep(0.05)
     # this worker's setting webhook_hosts names nobody
     assert "name the host in the setting webhook_hosts" in told[0].error
+    webhooks.remove(ledger, hook.id)
     while [one.code for one in check_files(house.services, [tmp_path])] != ["ok", "ok"]:
         assert time.monotonic() < deadline, "the receipts were not published"
         time.sleep(0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -11,7 +10,7 @@ import redis
 
 from face0_worker.embedded import redis_url
 from producer import stack
-from tests.faults.conftest import LEASE_S, House, events
+from tests.faults.conftest import LEASE_S, PATIENCE_S, House, events
 
 ITEMS = 20
 
@@ -21,11 +20,9 @@ def test_a_render_child_killed_in_the_middle_costs_nothing(house: House, tmp_pat
     house.until_some_are_done(job_id)
     child = house.child_stopped_at_work(job_id)
     child.send_signal(signal.SIGKILL)
-    killed_at = time.monotonic()
     house.until_logged("batch.rendered", after="child.died")
     # its batch came back when it was buried, not when its lease ran out
     assert events(house.log(), "batch.released") == []
-    assert time.monotonic() - killed_at < 60
     house.all_done_once(job_id, tmp_path)
     assert house.child().pid != child.pid
     assert house.blamed(job_id) > 0
@@ -65,7 +62,7 @@ def test_a_supervisor_killed_in_the_middle_takes_its_child_along_and_the_next_on
     worker, child = stack.find_worker(house.settings), house.child()
     assert worker is not None
     psutil.Process(worker.pid).send_signal(signal.SIGKILL)
-    child.wait(timeout=60)
+    child.wait(timeout=PATIENCE_S)
     left = house.status(job_id)
     assert not left.ended, "an orphan went on to the end"
     stack.up(house.settings, lambda _: None)
@@ -73,7 +70,7 @@ def test_a_supervisor_killed_in_the_middle_takes_its_child_along_and_the_next_on
 
 
 def test_a_hung_child_is_replaced(house: House, tmp_path: Path) -> None:
-    job_id = house.submit(house.grant("hung-child"), ITEMS)
+    job_id = house.submit(house.grant("hung-child"), ITEMS, steps=100)
     house.until_some_are_done(job_id)
     child = house.child()
     child.send_signal(signal.SIGSTOP)  # alive, but it gives no sign of life

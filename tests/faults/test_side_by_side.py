@@ -15,7 +15,7 @@ import pytest
 from face0_worker import embedded
 from face0_worker.settings import Settings
 from producer import stack
-from tests.faults.conftest import Worker, environment, events, prepared
+from tests.faults.conftest import PATIENCE_S, Worker, environment, events, prepared
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def _runs(settings: Settings) -> tuple[bool, bool]:
 
 def _stop(worker: Worker) -> None:
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(60) == 0, worker.log.read_text()
+    assert worker.process.wait(PATIENCE_S) == 0, worker.log.read_text()
 
 
 def test_the_services_stay_until_the_last_worker_leaves(settings: Settings, workers: list[Worker]) -> None:
@@ -100,7 +100,7 @@ def test_up_and_down_at_once_and_twice_start_and_stop_one_of_each(settings: Sett
     assert _runs(settings) == (False, False)
     assert stack.find_worker(settings) is None
     assert sum("worker: stopped" in one for one in said) == 1
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while mine[0].is_running() and mine[0].status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -6,12 +6,14 @@ import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import func, select, update
 
+from face0_worker import derive
 from face0_worker.contract.derivation import FileFormat, Form, derivation_key
 from face0_worker.contract.errors import BadInput, ItemFailed, StorageDown
 from face0_worker.contract.job import RENDERER_VERSION
@@ -266,3 +268,18 @@ def test_a_form_is_part_of_the_key_and_is_read_back_exactly() -> None:
     forms = [Form(), FORM, Form(FileFormat.WEBP, 80), Form(FileFormat.JPEG, 81), Form(width=5), Form(height=5)]
     assert len({derivation_key("0" * 64, form) for form in forms}) == len(forms)
     assert [Form.from_json(form.to_json()) for form in forms] == forms
+
+
+def test_what_is_revoked_while_it_is_encoded_is_never_stored(
+    ledger: Ledger, storage: Storage, deriver: Deriver, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, stored = derive.encode, list[object]()
+
+    def revoked_meanwhile(*given: Any, **named: Any) -> derive.Encoded:
+        consents.revoke(ledger, "c1")
+        return encode(*given, **named)
+
+    monkeypatch.setattr(derive, "encode", revoked_meanwhile)
+    monkeypatch.setattr(storage, "put", stored.append)
+    assert deriver.round() == 1
+    assert (stored, state(ledger)[0]) == ([], "failed")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +18,19 @@ from face0_worker.contract.errors import BadInput, ConsentRefused, Face0Error, I
 from face0_worker.contract.job import CatalogueJob, ItemState, Priority, RenderItem
 from face0_worker.contract.receipt import Receipt, Verdict
 from face0_worker.faces.skin import Lab
+from face0_worker.office import Office
 from face0_worker.records import acceptances, audit, commits, consents, held, jobs, review
 from face0_worker.records.erasure import Eraser
 from face0_worker.records.jobs import finish_jobs
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.provenance import Signer, read_reference, verify_receipt
 from face0_worker.records.storage import Storage, face_key, open_storage, picture_key
+from face0_worker.records.sweep import sweep_job
 from face0_worker.records.tables import audit_outbox
 from face0_worker.records.tables import consents as consents_table
+from face0_worker.records.tables import items as items_table
 from face0_worker.records.vault import Vault, seal_face
-from face0_worker.tasks import Office, RenderWorker
+from face0_worker.tasks import RenderWorker
 from producer.sources import Source
 from tests import ledgers
 from tests.ledgers import Broker
@@ -211,7 +216,7 @@ def test_an_accepted_picture_is_committed_as_it_was_and_says_who_accepted_it(des
     assert (verdict.identity, verdict.tries, receipt.seed) == (0.1, 3, one.seed)
     assert read_reference(desk.storage.get(receipt.picture_key)) == row.item_key
     assert list(desk.storage.list("held/")) == []
-    assert finish_jobs(desk.ledger) == [job_id]  # its manifest is written anew
+    assert list(finish_jobs(desk.ledger)) == [job_id]  # its manifest is written anew
     assert [body["by"] for body in desk.audited("review.accepted")] == ["lead-1"]
     assert len(desk.audited("picture.committed")) == 2
 
@@ -323,3 +328,73 @@ def test_erasing_a_person_takes_the_held_pictures_and_what_was_measured(desk: De
     assert list(held.list_undecided(desk.ledger)) == []
     assert [row.error for row in ledgers.item_rows(desk.ledger, "job")] == [None]
     assert audit.chain(desk.ledger)
+
+
+def test_a_picture_that_is_accepted_while_the_manifest_is_written_lets_it_be_written_again(desk: Desk) -> None:
+    job_id = desk.submit(1)
+    desk.render(Painter(never))
+    review.decide(desk.ledger, one_held(desk).item_id, review.ACCEPTED, "lead-1")
+    seen = finish_jobs(desk.ledger)[job_id]
+    assert desk.acceptor().round() == 1
+    assert not jobs.mark_finished(desk.ledger, job_id, "a manifest without it", seen)
+    assert jobs.mark_finished(desk.ledger, job_id, "a manifest", finish_jobs(desk.ledger)[job_id])
+
+
+def test_an_accepted_picture_is_not_swept_before_its_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = desk.submit(1)
+    desk.render(Painter(never))
+    with desk.ledger.transaction() as connection:
+        connection.execute(update(items_table).values(attempts=2))  # a worker had died of it before
+    review.decide(desk.ledger, one_held(desk).item_id, review.ACCEPTED, "lead-1")
+    commit = acceptances.commit_accepted
+
+    def sweep_first(*given: Any) -> str:
+        assert sweep_job(desk.ledger, desk.storage, job_id) == 0
+        return commit(*given)
+
+    monkeypatch.setattr(acceptances, "commit_accepted", sweep_first)
+    assert desk.acceptor().round() == 1
+    (row,) = ledgers.item_rows(desk.ledger, job_id)
+    assert desk.storage.exists(row.picture_key)
+
+
+def test_who_lost_an_acceptance_erases_nothing_that_another_is_about_to_commit(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = desk.submit(1)
+    desk.render(Painter(never))
+    review.decide(desk.ledger, one_held(desk).item_id, review.ACCEPTED, "lead-1")
+    commit, slow = acceptances.commit_accepted, desk.acceptor()
+
+    def overtaken(*given: Any) -> str:
+        """The second worker has stored the picture; before it commits, the first one learns that it lost."""
+        monkeypatch.setattr(acceptances, "commit_accepted", commit)
+        with desk.ledger.transaction() as connection:
+            connection.exec_driver_sql("UPDATE held_pictures SET holder = '', due_at = now() - interval '1 hour'")
+        taken = acceptances.claim(desk.ledger, lease_s=60)
+        assert taken is not None
+        try:
+            return commit(*given)
+        finally:
+            second.append(partial(commit, desk.ledger, taken, *given[2:]))
+
+    second: list[Callable[[], str]] = []
+    monkeypatch.setattr(acceptances, "commit_accepted", overtaken)
+    assert slow.round() == 1
+    assert second[0]() == "committed"
+    (row,) = ledgers.item_rows(desk.ledger, job_id)
+    assert desk.storage.exists(row.picture_key)
+
+
+def test_an_acceptance_that_fails_in_an_odd_way_is_not_tried_for_ever(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.submit(1)
+    desk.render(Painter(never))
+    one = one_held(desk)
+    review.decide(desk.ledger, one.item_id, review.ACCEPTED, "lead-1")
+    monkeypatch.setattr(desk.office.signer, "sign", dict[object, bytes]().__getitem__)
+    with pytest.raises(KeyError):
+        desk.acceptor().round()
+    assert held.get(desk.ledger, one.item_id).ended
+    assert desk.acceptor().round() == 0

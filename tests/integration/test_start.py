@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 GUARD = ROOT / "tests" / "faults" / "guard"
 SECRET = "swordfish"
 # five seconds for an answer that does not come, and a busy machine
-QUICK_S = 30.0
+QUICK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def _valkey(stack: ExitStack) -> int:
     port = _free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--requirepass", SECRET, "--save", ""]
     server = subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
-    stack.callback(server.wait, 20)
+    stack.callback(server.wait, 2 * QUICK_S)
     stack.callback(server.terminate)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 2 * QUICK_S
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

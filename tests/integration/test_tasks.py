@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from face0_worker.contract.errors import ConsentRefused, Face0Error, ItemFailed,
 from face0_worker.contract.job import CatalogueJob, ItemState, Priority, RenderItem
 from face0_worker.contract.receipt import Verdict
 from face0_worker.faces.skin import Lab
-from face0_worker.records import attempts, commits, consents, jobs, release
+from face0_worker.office import Office
+from face0_worker.records import attempts, commits, consents, held, jobs, release
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.provenance import Signer, read_reference, verify_receipt
 from face0_worker.records.storage import Storage, face_key, open_storage, picture_key
@@ -27,7 +29,7 @@ from face0_worker.records.sweep import sweep_job
 from face0_worker.records.tables import attempts as attempts_table
 from face0_worker.records.tables import audit_outbox
 from face0_worker.records.vault import Vault, seal_face
-from face0_worker.tasks import Office, RenderWorker
+from face0_worker.tasks import RenderWorker
 from tests import ledgers
 from tests.ledgers import GOOD, Broker
 
@@ -295,13 +297,14 @@ def test_a_ledger_that_is_away_at_any_call_costs_no_item(
             ledgers.expire_lease(desk.ledger, attempt_id)
 
     _away_at_first(monkeypatch, commits if name == "commit" else attempts, name, lease_runs_out)
-    if name == "renew":
-        desk.office = replace(desk.office, lease_s=6.0)
+    slipped = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + slipped[0], sleep=time.sleep)
+    monkeypatch.setattr("face0_worker.lease.time", clock)
 
     def second_fails(asked: Asked, on_step: OnStep) -> list[Painted]:
         if name == "renew":
-            for step in range(8):  # beyond a third of the lease
-                time.sleep(0.3)
+            for step in range(8):
+                slipped[0] += desk.office.lease_s / 8  # beyond a third of the lease, by the worker's clock
                 on_step(step, 8)
         painted = paint_all(asked, on_step)
         painted[1] = Painted(None, None, ItemFailed("no such sampler"))
@@ -465,3 +468,32 @@ def test_no_key_is_used_without_a_consent_and_every_use_is_audited(desk: Desk) -
     away = Ledger(create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none", connect_args={"connect_timeout": 1}))
     with pytest.raises(LedgerDown):
         release.open_face(away, desk.office.vault, "c1", "catalogue", b"", digest="", by="w1")
+
+
+@pytest.mark.parametrize(("module", "name"), [(commits, "commit"), (held, "hold_picture")])
+def test_a_picture_whose_commit_was_heard_stays_also_where_the_answer_and_then_the_lease_were_lost(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    job_id = desk.submit(1)
+    attempt_id = desk.attempt()
+    real, answers = getattr(module, name), ["lost"]
+
+    def heard(*given: Any) -> Any:
+        if not answers:
+            return real(*given)
+        real(*given)
+        answers.pop()
+        ledgers.expire_lease(desk.ledger, attempt_id)
+        attempts.release(desk.ledger, expired=True, crash_limit=3)
+        raise LedgerDown("no answer")
+
+    monkeypatch.setattr(module, name, heard)
+    monkeypatch.setattr("face0_worker.lease.PAUSE_S", 0.01)
+    verdict = GOOD if module is commits else replace(GOOD, accepted=False, reason="black")
+    worker = RenderWorker(desk.office, lambda asked, _: [replace(paint(item), verdict=verdict) for item, _ in asked])
+    worker.run(attempt_id)
+    worker.close()
+    (row,) = ledgers.item_rows(desk.ledger, job_id)
+    assert row.state == (ItemState.DONE if module is commits else ItemState.REJECTED)
+    key = row.picture_key or held.get(desk.ledger, row.id).held_key
+    assert desk.storage.exists(key)

@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook as Verifier
 from face0_worker import webhooks as couriers
 from face0_worker.contract.errors import BadInput, LedgerDown
 from face0_worker.contract.job import ItemState
-from face0_worker.errands import Errand
+from face0_worker.errands import Errand, running
 from face0_worker.records import attempts, consents, jobs, webhooks
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.tables import webhook_deliveries
@@ -312,6 +312,24 @@ def test_an_errand_goes_on_after_what_nobody_expected(capsys: pytest.CaptureFixt
     assert "Yamada" not in said.out + said.err
 
 
+def test_errands_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("face0_worker.errands.FAREWELL_S", 0.2)
+    over, joined = threading.Event(), list[float]()
+    join = Errand.join
+
+    def noted(errand: Errand, timeout_s: float) -> None:
+        joined.append(timeout_s)
+        join(errand, timeout_s)
+
+    monkeypatch.setattr(Errand, "join", noted)
+    hanging = [Errand(f"hanging {number}", lambda: int(over.wait(120))) for number in range(4)]
+    with running(hanging):
+        pass
+    over.set()
+    assert len(joined) == 4
+    assert joined[1:] == [0.0] * 3
+
+
 def test_webhooks_on_the_command_line(
     ledger: Ledger,
     ledger_url: str,
@@ -347,3 +365,17 @@ def test_webhooks_on_the_command_line(
     assert "is told nothing more" in types("remove", made["id"])
     assert "no such webhook" in types("test", made["id"], code=2)
     assert json.loads(types("list", "--json")) == []
+
+
+def test_a_message_that_can_not_be_sent_for_an_odd_reason_is_given_up_like_any_other(
+    courier: Courier, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook_id, _ = add(courier, receiver)
+    webhooks.send_test(courier.ledger, webhook_id)
+    monkeypatch.setattr(couriers, "post", lambda url, *_: dict[str, int]()[url])
+    for _ in range(TRIES):
+        assert courier.round() == 1
+        due_now(courier.ledger)
+    assert courier.round() == 0
+    (one,) = webhooks.deliveries(courier.ledger)
+    assert (one.state, one.error) == ("dead", "it could not be sent (KeyError)")

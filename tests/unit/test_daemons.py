@@ -37,6 +37,6 @@ def test_a_killed_test_process_leaves_no_daemon(tmp_path: Path) -> None:
         assert daemon.name() == "sleep"
         process.communicate("now\n", timeout=60)
     assert process.returncode == -signal.SIGKILL
-    gone, alive = psutil.wait_procs([daemon], timeout=30)
+    gone, alive = psutil.wait_procs([daemon], timeout=120)
     # a container's first process may leave the dead unburied
     assert gone or alive[0].status() == psutil.STATUS_ZOMBIE

@@ -18,7 +18,10 @@ from face0_worker.settings import Settings
 from producer.services import Services
 from tests.fakes import write_tiny_model
 
-FREE = ("MIT (CenterFace), CC0-1.0 (dlib ResNet)", "Apache-2.0", "CC-BY-4.0", "CreativeML OpenRAIL-M", "", "research")
+FREE = (
+    *("MIT (CenterFace), CC0-1.0 (dlib ResNet)", "Apache-2.0", "CC-BY-4.0", "CreativeML OpenRAIL-M", "", "research"),
+    *("商用利用可", "営利・非営利を問わず利用できます", "commercial use is permitted"),
+)
 FORBIDDING = (
     "non-commercial research only",
     "Non Commercial",
@@ -29,6 +32,12 @@ FORBIDDING = (
     "for research purposes only",
     "academic use only",
     "not for commercial use",
+    "Commercial use is prohibited.",
+    "commercial use not permitted",
+    "非商用ライセンス",
+    "商用利用は禁止",
+    "商用での使用不可",
+    "研究目的での利用に限る",
 )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from face0_worker.contract.consent import Purpose
 from face0_worker.contract.errors import ConsentRefused
 from face0_worker.settings import Settings
 from producer.api import BadInput, Client, ItemState, ListOptions, Priority, RenderItem
@@ -159,6 +160,8 @@ def test_wrong_words_are_told(client: Client, services: Services) -> None:
     consent_id = grant(services.ledger)
     with pytest.raises(BadInput, match="purpose 'fun' is not known; choose from catalogue"):
         client.submit([], consent_id=consent_id, purpose="fun")
+    with pytest.raises(BadInput, match="purpose 'training' is not known"):
+        client.submit([], consent_id=consent_id, purpose=Purpose.TRAINING)
     with pytest.raises(BadInput, match="priority 'soon' is not known; choose from urgent"):
         client.submit([], consent_id=consent_id, priority="soon")
     with pytest.raises(BadInput, match="these items are made already"):

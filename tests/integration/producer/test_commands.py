@@ -216,7 +216,7 @@ def test_waiting_with_json_prints_one_object_and_progress_goes_to_stderr(
         while not list_jobs(services.ledger, 1) and process.poll() is None:
             time.sleep(0.05)
         render_everything(services)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     ended = json.loads(out)
     assert (process.returncode, ended["ended"], ended["counts"]["done"], ended["created"]) == (0, True, 12, True)
     assert "12 of 12 done" in err
@@ -239,7 +239,7 @@ def test_ctrl_c_in_a_real_terminal_session_leaves_the_job(
         assert process.stdout is not None
         assert "0 of 12 done" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err.strip() == (
         f"The job goes on. `face0 watch {job_id}` comes back to it, `face0 cancel {job_id}` ends it."

@@ -20,6 +20,7 @@ from face0_worker.records.tables import consents as consents_table
 from face0_worker.settings import Settings
 from producer.demo import LIST, PERSON
 from producer.services import Services, keys_folder
+from tests.integration.producer.plain_worker import grant
 from tests.integration.producer.test_commands import Person
 
 pytestmark = pytest.mark.services
@@ -92,6 +93,7 @@ def test_an_option_counts_more_than_the_form(person: Person) -> None:
         ("[person]\nnick = 'x'", "[person] holds texts named"),
         ("subject = ", "neither TOML nor JSON"),
         ("age_band = '13-15'", "a minor needs a guardian"),
+        ("prohibited = ['nudity', ' ']", "an empty text stands among its prohibited"),
     ],
 )
 def test_a_wrong_form_is_refused_with_its_field(person: Person, tmp_path: Path, text: str, said: str) -> None:
@@ -151,6 +153,7 @@ def test_a_list_that_names_a_product_or_depiction_outside_the_consent_is_refused
     (tmp_path / "list.csv").write_text("sku,prompt\nTS-1,a portrait\nTS-2,a person with a beer\n")
     assert "SKU TS-2: Consent c1 forbids showing the person with alcohol" in person.types(*submit, code=3)
     assert list(services.storage.list()) == []
+    assert kinds(services).count("consent.refused") == 2
 
 
 def test_the_receipt_is_signed_and_names_no_person(person: Person, services: Services, tmp_path: Path) -> None:
@@ -193,6 +196,7 @@ def test_a_photo_of_somebody_else_is_held_and_enqueued_only_when_a_human_accepte
     assert len(person.reads("status")) == 1
     shown = person.reads("consent", "held", "show", held["id"], "--to", tmp_path / "look")
     assert {Path(file).name for file in shown["files"]} == {f"{held['id']}.jpg", "enrolled-1.jpg"}
+    assert {Path(file).stat().st_mode & 0o777 for file in shown["files"]} == {0o600}
     person.types("consent", "held", "accept", held["id"])
     assert "unknown or was decided on already" in person.types("consent", "held", "reject", held["id"], code=2)
     person.types(*submit)
@@ -217,6 +221,9 @@ def test_a_rejected_photo_is_erased_and_refused_from_then_on(
     assert sorted(services.storage.list()) == before
     said = person.types("submit", "--face", other, "--skus", LIST, "--consent", "c1", code=3)
     assert "was rejected" in said
+    assert sorted(services.storage.list()) == before, "what was erased was stored again"
+    assert "is rejected" in person.types("consent", "held", "reject", held["id"])  # again, after a kill perhaps
+    assert "was rejected already" in person.types("consent", "held", "accept", held["id"], code=2)
 
 
 def test_without_a_bar_nothing_is_guessed(
@@ -245,3 +252,24 @@ def test_an_older_consent_has_no_documents_until_it_is_amended(person: Person, s
     record = consents.get(services.ledger, "c1")
     assert from_document(shown["versions"][-1]) == record
     assert json.dumps(shown)
+
+
+def test_a_photo_that_cannot_be_used_enrols_none_of_those_beside_it(
+    person: Person, services: Services, tmp_path: Path
+) -> None:
+    person.types(*MINIMAL)
+    Image.new("RGB", (200, 200)).save(tmp_path / "nobody.png")
+    person.types("consent", "enrol", "c1", PERSON, tmp_path / "nobody.png", code=2)
+    assert list(services.storage.list()) == []
+
+
+def test_no_photo_is_opened_for_a_consent_that_has_ended(person: Person, services: Services, tmp_path: Path) -> None:
+    grant(services.ledger, "over", days=-1)
+    assert "expired" in person.types("consent", "enrol", "over", tmp_path / "absent.jpg", code=3)
+    assert kinds(services)[-1] == "consent.refused"
+
+
+def test_keeping_a_contact_answers_machines_as_json(person: Person, tmp_path: Path) -> None:
+    person.types(*MINIMAL)
+    (tmp_path / "form.toml").write_text('[person]\nname = "Hanako"\n')
+    assert person.reads("consent", "contact", "c1", "--record", tmp_path / "form.toml")["kept"] is True

@@ -39,7 +39,7 @@ def home(short_folder: Path) -> Iterator[Path]:
 def kill(pid: int) -> None:
     process = psutil.Process(pid)
     os.kill(pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(120)
 
 
 def test_the_broker_keeps_its_messages_when_it_is_killed_and_never_evicts(home: Path) -> None:
@@ -172,8 +172,8 @@ def test_a_process_whose_parent_does_not_notice_its_end_has_ended_all_the_same(t
         assert parent.stdout is not None
         known = remember(tmp_path / "sleep.json", int(parent.stdout.readline()))
         begun = time.monotonic()
-        end(known, patience_s=20)
-        assert time.monotonic() - begun < 20
+        end(known, patience_s=100)
+        assert time.monotonic() - begun < 100
         assert recall(tmp_path / "sleep.json") is None
     finally:
         parent.kill()

@@ -119,3 +119,64 @@ def test_nothing_is_enrolled_under_a_revoked_consent(services: Services) -> None
         enrolment.admit(services, "c1", face, where, by="")
     withdraw(services, "c1")
     assert list(services.storage.list("faces/")) == []
+
+
+def test_a_held_photo_waits_for_a_human_however_alike_it_looks_by_now(services: Services) -> None:
+    grant(services.ledger)
+    face, other = (enrolment.look(services, source) for source in (photo_files([PERSON]), somebody_else()))
+    enrolment.enrol_photo(services, "c1", face, by="")
+    with pytest.raises(FaceHeld):
+        enrolment.enrol_photo(services, "c1", other, by="")
+    (held,) = records.list_held(services.ledger)
+    with services.ledger.transaction() as connection:  # as if another photo of theirs had been accepted
+        connection.execute(text("UPDATE enrolments SET digest = :theirs"), {"theirs": other.digest})
+    for bring in (enrolment.seal, enrolment.refuse_other):
+        with pytest.raises(FaceHeld) as refused:
+            bring(services, "c1", other)
+        assert refused.value.held_id == held.id
+    enrolment.reject(services, held.id)
+    services.storage.put(held.face_key, b"left by somebody who was killed")
+    enrolment.reject(services, held.id)
+    assert not services.storage.exists(held.face_key)
+
+
+def test_an_accepted_photo_is_of_the_pack_that_has_embedded_it(services: Services) -> None:
+    grant(services.ledger)
+    face, other = (enrolment.look(services, source) for source in (photo_files([PERSON]), somebody_else()))
+    enrolment.enrol_photo(services, "c1", face, by="")
+    with pytest.raises(FaceHeld):
+        enrolment.enrol_photo(services, "c1", other, by="")
+    with services.ledger.transaction() as connection:
+        connection.execute(text("UPDATE held_faces SET embedder_digest = 'old'"))
+    (held,) = records.list_held(services.ledger)
+    enrolment.accept(services, held.id, by="")
+    packs = {one.digest: one.embedder_digest for one in records.enrolled(services.ledger, "c1")}
+    assert packs == {face.digest: services.pack.digest, other.digest: "old"}
+
+
+@pytest.mark.parametrize("ended", ["revoked", "expired"])
+def test_nothing_is_held_or_enrolled_after_the_consents_end(services: Services, ended: str) -> None:
+    grant(services.ledger)
+    face, other = (enrolment.look(services, source) for source in (photo_files([PERSON]), somebody_else()))
+    enrolment.enrol_photo(services, "c1", face, by="")
+    where = enrolment.seal(services, "c1", other)
+    if ended == "revoked":
+        consents.revoke(services.ledger, "c1")
+    else:
+        with services.ledger.transaction() as connection:
+            connection.execute(text("UPDATE consents SET valid_until = clock_timestamp()"))
+    with pytest.raises(ConsentRefused, match=ended):
+        records.hold(services.ledger, "c1", other.digest, where, services.pack.digest, 0.9, 0.5)
+    one = records.Enrolled(other.digest, where, services.pack.digest, "k" * 64, b"sealed")
+    with pytest.raises(ConsentRefused, match=ended):
+        records.enrol(services.ledger, "c1", one, first=False)
+    assert records.list_held(services.ledger) == []
+
+
+def test_the_same_photo_enrolled_twice_at_once_is_enrolled_once(services: Services) -> None:
+    grant(services.ledger)
+    face = enrolment.look(services, photo_files([PERSON]))
+    enrolment.enrol_photo(services, "c1", face, by="")
+    (one,) = records.enrolled(services.ledger, "c1")
+    with pytest.raises(records.AlreadyEnrolled):
+        records.enrol(services.ledger, "c1", one, first=False)

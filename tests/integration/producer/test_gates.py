@@ -179,6 +179,21 @@ def test_a_consent_that_does_not_allow_it_stops_it_at_this_gate(services: Servic
         assert {(body["stage"], body["code"]) for body in noted} == {(STAGES.get(gate, gate), code)}
 
 
+def test_what_a_consent_refuses_picture_by_picture_stays_and_each_reason_is_audited_once(
+    services: Services, tmp_path: Path
+) -> None:
+    ledgers.give_consent(services.ledger)
+    job_id = enqueue(services, "c1")
+    render_everything(services)
+    change(services.ledger, "c1", terms=consents_table.c.terms.concat({"products": []}))
+    pulled = pull(services, job_id, tmp_path / "out")
+    assert (len(pulled.files), len(pulled.problems)) == (0, len(items()))
+    with services.ledger.transaction() as connection:
+        kind = audit_outbox.c.kind == "consent.refused"
+        bodies = connection.execute(select(audit_outbox.c.body).where(kind)).scalars().all()
+    assert [(body["stage"], body["code"]) for body in bodies] == [("pull", "wrong_product")]
+
+
 def test_an_expired_consent_releases_no_key_and_verifies_no_picture(services: Services, tmp_path: Path) -> None:
     ledgers.give_consent(services.ledger)
     job_id = enqueue(services, "c1")

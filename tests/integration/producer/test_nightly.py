@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from face0_worker.contract.consent import ConsentRecord, Purpose
 from face0_worker.contract.consent_terms import Terms
@@ -21,6 +21,7 @@ from face0_worker.records import catalogue_runs, catalogues, consents
 from face0_worker.records.catalogue_pointer import Entry, Pointer, read_entries, read_pointer
 from face0_worker.records.progress import JobStatus, job_status, list_jobs
 from face0_worker.records.storage import pointer_key
+from face0_worker.records.tables import audit_outbox
 from face0_worker.records.tables import commits as commits_table
 from producer import enrolment
 from producer.demo import PERSON
@@ -163,6 +164,10 @@ def test_an_item_that_the_consent_forbids_is_left_out_and_the_others_go_on(shop:
     night = shop.night(("c3", some(1, 2, 3)))
     assert (shop.skus(), night.counts.refused, night.exit_code) == (["s1", "s2"], 1, 3)
     assert night.problems[0].startswith("SKU s3: Consent c3 allows these only for product")
+    with shop.services.ledger.transaction() as connection:
+        events = select(audit_outbox.c.body).where(audit_outbox.c.kind == "consent.refused")
+        bodies = connection.execute(events).scalars().all()
+    assert {(body["stage"], body["code"]) for body in bodies} == {("carry-over", "wrong_product")}
     assert shop.night(("c3", some(1, 2, 3))).run.state == "unchanged"
 
 

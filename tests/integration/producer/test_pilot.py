@@ -15,10 +15,11 @@ from sqlalchemy import func, select
 from face0_worker.contract.consent import Purpose
 from face0_worker.records.tables import commits
 from face0_worker.settings import Settings
-from producer import cli
+from producer import cli, enrolment
 from producer.demo import PERSON
 from producer.services import Services
 from tests.integration.producer.plain_worker import grant, render_everything
+from tests.integration.producer.test_enrolment import somebody_else
 
 pytestmark = pytest.mark.services
 
@@ -103,6 +104,25 @@ def test_a_pilot_goes_from_people_to_a_report_and_marks_are_judged_without_rende
     assert made(services) == before, "something was rendered twice"
     kept = (out / "marks.csv").read_text(encoding="utf-8-sig")
     assert kept.count(",0,1") == 3, "the marks were lost"
+
+
+def test_a_person_whose_photo_is_held_is_counted_and_the_pilot_goes_on(
+    services: Services,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FACE0_HOME", str(settings.home))
+    monkeypatch.setenv("FACE0_LEDGER_URL", settings.ledger_url)
+    grant(services.ledger, "one", purpose=Purpose.INTERNAL_POC)
+    enrolment.enrol_photo(services, "one", enrolment.look(services, somebody_else()), by="")
+    (tmp_path / "people.toml").write_text(f'[aiko]\nconsent = "one"\nphoto = "{PERSON}"\n')
+    (tmp_path / "list.csv").write_text(LIST)
+    words = ["pilot", "--people", str(tmp_path / "people.toml"), "--skus", str(tmp_path / "list.csv")]
+    cli.run([*words, "--out", str(tmp_path / "pilot"), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert (report["items"], report["done"], report["refused"]) == (3, 0, 3)
 
 
 def test_without_people_the_pilot_uses_some_who_do_not_exist(

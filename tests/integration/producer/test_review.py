@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data as sample_photos
 from sqlalchemy import select
 
 from face0_worker.accept import Acceptor
@@ -21,13 +22,14 @@ from face0_worker.contract.job import ItemState, RenderItem
 from face0_worker.contract.receipt import Verdict
 from face0_worker.errands import Errand
 from face0_worker.faces.skin import Lab
+from face0_worker.office import Office
 from face0_worker.queue.dispatch import dispatch
 from face0_worker.records import consents, held, offers
 from face0_worker.records.progress import job_items
 from face0_worker.records.provenance import Signer
-from face0_worker.records.tables import audit_outbox
+from face0_worker.records.tables import audit_outbox, enrolments, faces, held_faces, held_pictures, items
 from face0_worker.settings import Settings
-from face0_worker.tasks import Office, RenderWorker
+from face0_worker.tasks import RenderWorker
 from producer import cli
 from producer.demo import PERSON
 from producer.services import Services, keys_folder
@@ -211,6 +213,27 @@ def test_nothing_is_shown_or_accepted_without_a_consent(shop: Shop, rejected: he
     assert "revoked" in shop.types("review", "show", str(rejected.item_id), "--to", file, code=3)
     assert not file.exists()
     assert "revoked" in shop.types("review", "accept", str(rejected.item_id), code=3)
+
+
+def test_a_revocation_leaves_nothing_of_held_photos_and_held_pictures(
+    shop: Shop, rejected: held.Held, tmp_path: Path
+) -> None:
+    photo = tmp_path / "other.png"
+    Image.fromarray(sample_photos.astronaut()).save(photo)
+    shop.types("consent", "enrol", "c1", photo, code=3)
+    storage, ledger = shop.services.storage, shop.services.ledger
+    assert list(storage.list("held/"))
+    assert len(list(storage.list("faces/"))) == 2
+    shop.types("consent", "revoke", "c1", "--yes")
+    assert [key for prefix in ("held/", "faces/", "pictures/", "receipts/") for key in storage.list(prefix)] == []
+    assert shop.reads("review", "list") == []
+    assert shop.reads("consent", "held", "list", "--all") == []
+    with ledger.transaction() as connection:
+        kept = [connection.execute(select(table)).all() for table in (faces, enrolments, held_faces, held_pictures)]
+        errors = connection.execute(select(items.c.error).where(items.c.id == rejected.item_id)).scalars().all()
+    assert kept == [[], [], [], []]
+    assert errors == [None], "the sentence tells how the face was seen"
+    shop.types("review", "show", str(rejected.item_id), "--to", tmp_path / "look.png", code=2)
 
 
 def test_an_item_of_which_nothing_is_held_is_named_as_such(shop: Shop) -> None:

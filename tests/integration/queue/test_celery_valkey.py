@@ -62,10 +62,10 @@ def test_a_worker_receives_what_is_sent_before_and_after_the_broker_was_emptied(
     send = sender(app)
     with start_worker(app, pool="solo", queues=[QUEUE], perform_ping_check=False, shutdown_timeout=30):
         send(QUEUE, batch_message("before"))
-        assert received.get(timeout=30) == "before"
+        assert received.get(timeout=120) == "before"
         server.flushall()
         send(QUEUE, batch_message("after"))
-        assert received.get(timeout=30) == "after"
+        assert received.get(timeout=120) == "after"
 
 
 def test_a_message_of_another_version_is_refused() -> None:

@@ -17,7 +17,7 @@ from face0_worker.records.migrations.versions import r0001_first_tables
 from face0_worker.records.schema import HEAD, VERSION_TABLE
 from tests.integration.records.program import read, recording
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 LAST_BUT_ONE = f"{int(HEAD) - 1:04d}"
 
 

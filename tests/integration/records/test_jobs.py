@@ -122,7 +122,7 @@ def test_a_revocation_waits_for_no_step_of_a_long_submit_and_stops_it(
 
         def revoked_meanwhile(*said: Any) -> Any:
             result = taken(*said)
-            pool.submit(consents.revoke, ledger, "c1").result(timeout=30)
+            pool.submit(consents.revoke, ledger, "c1").result(timeout=120)
             return result
 
         monkeypatch.setattr(jobs, step, revoked_meanwhile)
@@ -247,15 +247,15 @@ def test_a_submit_racing_with_a_revocation_leaves_nothing_open(ledger: Ledger) -
 def test_a_job_is_finished_once_its_manifest_stands_and_open_again_when_retried(ledger: Ledger) -> None:
     give_consent(ledger)
     job_id = submit(ledger, some_items(2))
-    assert jobs.finish_jobs(ledger) == []
+    assert list(jobs.finish_jobs(ledger)) == []
     assert not jobs.mark_finished(ledger, job_id, "too early")
     run_to_end(ledger, Broker())
-    assert jobs.finish_jobs(ledger) == [job_id]
+    assert list(jobs.finish_jobs(ledger)) == [job_id]
     assert jobs.mark_finished(ledger, job_id, "jobs/x/manifest/")
     status = jobs.job_status(ledger, job_id)
     assert (status.state, status.manifest_key) == ("finished", "jobs/x/manifest/")
     assert status.finished_at is not None
-    assert jobs.finish_jobs(ledger) == []
+    assert list(jobs.finish_jobs(ledger)) == []
     assert jobs.retry_failed(ledger, job_id) == 0
     assert jobs.job_status(ledger, job_id).state == "finished"
 
@@ -265,7 +265,7 @@ def test_a_cancelled_job_ends_and_stays_cancelled(ledger: Ledger) -> None:
     job_id = submit(ledger, some_items(2))
     assert jobs.cancel_job(ledger, job_id) == 2
     assert jobs.cancel_job(ledger, job_id) == 0
-    assert jobs.finish_jobs(ledger) == [job_id]
+    assert list(jobs.finish_jobs(ledger)) == [job_id]
     assert jobs.mark_finished(ledger, job_id, "m")
     assert jobs.job_status(ledger, job_id).state == "cancelled"
     with pytest.raises(BadInput, match="cancelled already"):

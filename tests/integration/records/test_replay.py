@@ -145,6 +145,17 @@ def test_a_tombstone_or_certificate_that_was_forged_erases_nobody_and_is_told(de
     assert desk.objects("c1") == 5
 
 
+def test_a_damaged_tombstone_is_made_again_where_the_vault_knows_the_erasure(desk: Desk, tmp_path: Path) -> None:
+    desk.person("c1")
+    backup(desk, tmp_path)
+    desk.revoke("c1")
+    desk.eraser.run("c1")
+    restore_ledger(desk, tmp_path)
+    desk.storage.put(tombstone_key("c1"), b"{}", if_absent=False)
+    assert replay(desk.eraser) == ["c1"]
+    assert replay(desk.eraser) == []
+
+
 def test_a_ledger_that_is_older_than_the_consent_is_told_all_the_same(desk: Desk, tmp_path: Path) -> None:
     backup(desk, tmp_path)
     desk.person("c1")

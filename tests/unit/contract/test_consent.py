@@ -22,7 +22,8 @@ from face0_worker.contract.consent import (
     needs_approval,
 )
 from face0_worker.contract.consent_document import from_document, narrows, purposes_alone, succeed, to_document
-from face0_worker.contract.consent_terms import AgeBand, Approval, Guardian, Terms
+from face0_worker.contract.consent_terms import AgeBand, Approval, DataKind, Guardian, Notice, Retention, Terms
+from face0_worker.contract.depictions import CATEGORIES, JAPANESE
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 names = st.sampled_from(["web", "store", "TV", "tv-*", "*", "JP", "TS-RED-1", "TS-*", "te"])
@@ -220,6 +221,7 @@ def test_each_refusal_has_its_code() -> None:
         ({"prohibited": frozenset({"alcohol"})}, CATALOGUE.of_item("A", "a ginger jacket"), "allowed"),
         ({"prohibited": frozenset({"underwear"})}, CATALOGUE.of_item("A", "ｂｉｋｉｎｉ"), "prohibited_depiction"),
         ({"prohibited": frozenset({"Clown"})}, CATALOGUE.of_item("A", "two clowns"), "prohibited_depiction"),
+        ({"prohibited": frozenset({"red nose"})}, CATALOGUE.of_item("A", "a red  \nnose"), "prohibited_depiction"),
         ({"recipients": frozenset({"Agency"})}, Use(Purpose.CATALOGUE, recipient="agency"), "allowed"),
         ({}, Use(Purpose.CATALOGUE, recipient="agency"), "wrong_recipient"),
         ({"sublicensing": True}, Use(Purpose.CATALOGUE, recipient="agency"), "allowed"),
@@ -251,3 +253,36 @@ def test_approvals_are_of_what_was_approved() -> None:
     assert (wider.epoch, narrower.epoch) == (2, 2)
     enrolled = succeed(approved, with_terms(approved, faces=("f" * 64,)), "")
     assert (enrolled.terms.approvals, enrolled.epoch, enrolled.version) == (TWICE, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"controller": "somebody else"},
+        {"guardian": Guardian("father", "guardian-2")},
+        {"notice": Notice("https://shop.example/2", "0" * 64, "en")},
+        {"retention": Retention(pictures=3650)},
+        {"data_kinds": frozenset(DataKind)},
+    ],
+)
+def test_what_is_no_restriction_is_approved_anew(changes: dict[str, Any]) -> None:
+    approved = with_terms(RECORD, approvals=TWICE)
+    changed = succeed(approved, with_terms(approved, **changes), "")
+    assert (changed.terms.approvals, changed.epoch) == ((), 2)
+    assert succeed(approved, replace(approved, subject="another"), "").terms.approvals == ()
+
+
+def test_a_refusal_is_one_line_whatever_was_typed() -> None:
+    decision = decide(with_terms(RECORD, channels=frozenset({"web\n"})), Use(Purpose.CATALOGUE, channel="a\r\nb"), NOON)
+    assert not {"\n", "\r"} & set(decision.english + decision.japanese)
+    assert "asked for: a b." in decision.english
+
+
+def test_a_refusal_reads_as_japanese_where_nothing_was_named_or_allowed() -> None:
+    unnamed = decide(with_terms(RECORD, channels=frozenset({"web"})), Use(Purpose.CATALOGUE, channel=""), NOON)
+    assert "許諾された媒体は web のみです(指定: なし)" in unnamed.japanese
+    nothing = decide(with_terms(RECORD, channels=frozenset()), Use(Purpose.CATALOGUE, channel="tv"), NOON)
+    assert "許諾された媒体はありません(指定: tv)" in nothing.japanese
+    drink = decide(with_terms(RECORD, prohibited=frozenset({"alcohol"})), CATALOGUE.of_item("A", "beer"), NOON)
+    assert "「酒類」に関する描写" in drink.japanese
+    assert set(JAPANESE) == set(CATEGORIES)

@@ -64,3 +64,23 @@ def test_a_day_is_this_machines_and_the_last_one_counts_whole(monkeypatch: pytes
     assert record.valid_until.astimezone().isoformat().startswith("2026-04-01T00:00:00")
     exact = changed(BLANK, Form({"valid_until": "2026-03-31T12:00:00+09:00"}))
     assert exact.valid_until == datetime(2026, 3, 31, 3, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"valid_until": "9999-12-31"}, "field valid_until: too far away"),
+        ({"valid_from": "0001-01-01T00:00:00+14:00"}, "field valid_from: too far away"),
+        ({"age_band": "nobody"}, "field age_band: nobody is for characters"),
+    ],
+)
+def test_a_form_says_nothing_that_would_be_another_thing_than_it_looks(said: dict[str, str], why: str) -> None:
+    with pytest.raises(BadInput, match=why):
+        changed(BLANK, Form(said))
+
+
+def test_a_consent_may_be_for_training_alone() -> None:
+    form = Form({"subject": "s", "purposes": [], "training_use": True, "valid_until": "2099-12-31"})
+    assert to_record(form, NOW).purposes == {Purpose.TRAINING}
+    with pytest.raises(BadInput, match="a consent needs purposes"):
+        to_record(Form({**form.said, "training_use": False}), NOW)
