@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -54,7 +55,12 @@ def forecast(services: Services, digest: str, items: Iterable[RenderItem]) -> Fo
 def price(an_hour: str, worker_s: float) -> str:
     """Return what so many seconds of one worker cost, as in "0.34 EUR"; "" where no price of an hour is set."""
     said = _PRICE.fullmatch(an_hour.strip())
-    return f"{float(said[1]) * worker_s / 3600:.2f} {said[2]}" if said else ""
+    if not said:
+        return ""
+    cost = float(said[1]) * worker_s / 3600
+    # two decimals, and where that is nothing two figures: a picture may cost a hundredth of a cent
+    decimals = 2 if cost >= 0.1 or not cost else 1 - math.floor(math.log10(cost))
+    return f"{cost:.{decimals}f} {said[2]}"
 
 
 def duration(seconds: float) -> str:

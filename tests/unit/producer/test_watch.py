@@ -67,6 +67,7 @@ def test_a_time_is_told_as_coarse_as_it_is_known(seconds: float, words: str) -> 
 def test_a_price_is_told_where_one_is_set() -> None:
     assert price("2.50 EUR", 720) == "0.50 EUR"
     assert price("300\u5186", 36) == "3.00 \u5186"
+    assert price("0.20 EUR", 2.4) == "0.00013 EUR"
     assert price("", 720) == ""
 
 
