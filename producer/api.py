@@ -28,9 +28,9 @@ from face0_worker.records.progress import ItemRow, JobStatus, job_items, job_sta
 from face0_worker.settings import load_settings
 from producer import results, submit
 from producer.catalogue import ItemDefaults, ListOptions, read_items
-from producer.fetching import Exit, Picture, Request, fetch
+from producer.delivery.fetching import Exit, Picture, Request, fetch
+from producer.delivery.selection import of_job
 from producer.results import Pulled
-from producer.selection import of_job
 from producer.services import Services
 from producer.sources import Source, photo_files
 from producer.submit import SubmitResult

@@ -10,9 +10,9 @@ from typing import Any
 
 from face0_worker.contract.bars import Bars, of_model
 from face0_worker.contract.errors import BadInput
-from producer.list_file import shown_name
-from producer.signs import plain_number
-from producer.yaml_file import read_yaml
+from producer.lists.list_file import shown_name
+from producer.lists.signs import plain_number
+from producer.lists.yaml_file import read_yaml
 
 MODEL, OFF = "model", "off"
 _YES, _NO = ("yes", "true", "on"), ("no", "false", OFF)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import ITEM_FORM, SAMPLERS, Guidance, RenderItem
-from producer.cells import MAX_PROMPT, MAX_SKU, Cells, at_most, quoted
-from producer.frames import PRESETS, Frame, read_frames, render_size
-from producer.glossary import Glossary, UnknownWords, read_glossary
-from producer.list_file import ListFile
-from producer.product_list import JSONL, Line, Problems, open_list, read_lines
-from producer.prompt_template import EmptyColumn, Template, UnfitLine
-from producer.signs import same_look
-from producer.variants import Variant, Variants, read_variants
-from producer.workbook import Workbook
+from producer.lists.cells import MAX_PROMPT, MAX_SKU, Cells, at_most, quoted
+from producer.lists.frames import PRESETS, Frame, read_frames, render_size
+from producer.lists.glossary import Glossary, UnknownWords, read_glossary
+from producer.lists.list_file import ListFile
+from producer.lists.product_list import JSONL, Line, Problems, open_list, read_lines
+from producer.lists.prompt_template import EmptyColumn, Template, UnfitLine
+from producer.lists.signs import same_look
+from producer.lists.variants import Variant, Variants, read_variants
+from producer.lists.workbook import Workbook
 
 MOST_PICTURES = 100_000
 _CAPTIONS = ("name", "title", "商品名")

@@ -24,11 +24,11 @@ from face0_worker.settings import load_settings
 from producer import stack
 from producer.catalogue import ItemDefaults, read_captions, read_items
 from producer.check import check_files
-from producer.gallery import card, write_gallery
+from producer.delivery.gallery import card, write_gallery
+from producer.delivery.sheet import Tile, contact_sheet
 from producer.init import init
 from producer.results import Pulled, pull, report
 from producer.services import Services
-from producer.sheet import Tile, contact_sheet
 from producer.show import console, local, say
 from producer.submit import submit
 from producer.watch import follow, outcome, why_not_done

@@ -25,7 +25,7 @@ from face0_worker.records.provenance import Signer
 from face0_worker.records.schema import describe
 from face0_worker.records.storage_probe import probe
 from face0_worker.settings import Settings, unknown_variables
-from producer.places import EXPORT_VARIABLES
+from producer.delivery.places import EXPORT_VARIABLES
 from producer.services import Services, keys_folder
 
 _NEEDED_BYTES = 2_000_000_000

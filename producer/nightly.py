@@ -21,9 +21,9 @@ from face0_worker.records.catalogue_runs import Run
 from face0_worker.records.offers import find_model
 from face0_worker.records.progress import JobStatus, job_status
 from face0_worker.records.storage import check_id
-from producer.nightly_plan import Plan, Share, make_plan
-from producer.nightly_report import Counts, Difference, Night, compare, count, first_sentences
-from producer.nightly_results import Results, collect
+from producer.nights.outcome import Results, collect
+from producer.nights.plan import Plan, Share, make_plan
+from producer.nights.report import Counts, Difference, Night, compare, count, first_sentences
 from producer.services import Services
 
 _POLL_S = 0.2

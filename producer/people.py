@@ -11,8 +11,8 @@ from typing import Any
 from face0_worker.contract.errors import BadInput
 from face0_worker.faces.embed import ONLY, check_policy
 from face0_worker.records.storage import check_id
-from producer.list_file import shown_name
-from producer.product_list import Problems, open_list, read_lines
+from producer.lists.list_file import shown_name
+from producer.lists.product_list import Problems, open_list, read_lines
 
 COLUMN = "person"
 _FIELDS = {"consent": str, "photo": str, "which": str, "lists": list}

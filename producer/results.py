@@ -11,10 +11,10 @@ from face0_worker.contract.errors import Face0Error
 from face0_worker.contract.job import ItemState
 from face0_worker.records.deliveries import Channel
 from face0_worker.records.progress import JobStatus, job_status
-from producer.fetching import Exit, Load, Request, work_through
-from producer.fetching import Picture as Picture
-from producer.places import Folder, Place
-from producer.selection import Selection, Wanted, of_job
+from producer.delivery.fetching import Exit, Load, Request, work_through
+from producer.delivery.fetching import Picture as Picture
+from producer.delivery.places import Folder, Place
+from producer.delivery.selection import Selection, Wanted, of_job
 from producer.services import Services
 
 

@@ -18,12 +18,12 @@ from face0_worker.records.offers import ModelOffer, find_model
 from face0_worker.records.progress import job_status
 from face0_worker.records.release import open_kept
 from face0_worker.records.stored_faces import newest_face
-from producer import enrolment
 from producer.bars import bars_for
+from producer.consent import enrolment
 from producer.forecast import Forecast, forecast
+from producer.lists.twins import count_items
 from producer.services import Services
 from producer.sources import Source, photo_files, require_own_face
-from producer.twins import count_items
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def submit(
     `items` are read twice, one at a time: to check them all before anything is stored, and to write them (an iterator,
     which can be read only once, is held in memory instead).
     `bars`: a file of the quality gate's bars; default: the setting's, else the model's own (docs/quality.md).
-    The first photo enrols the person; a later one that shows somebody else is held for a human (producer/enrolment.py).
+    The first photo enrols the person; a later one that shows somebody else is held for a human (consent/enrolment.py).
     With `dry_run` everything is checked and nothing is written (a refused consent is noted in the audit log).
 
     Raises: ConsentRefused, FaceRefused, FaceHeld; BadInput: the list has no items, the same item twice or SKUs that

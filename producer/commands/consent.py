@@ -19,11 +19,11 @@ from producer.commands import consent_faces, erasure
 from producer.commands.completion import known_consents
 from producer.commands.consent_options import ask, form_of, record_options
 from producer.commands.setting import any_path, opened
-from producer.consent_form import changed, to_record
-from producer.consent_people import keep_person
-from producer.consent_receipt import receipt_page, receipt_statement, receipt_text
-from producer.consent_words import end_of, lines, state_of
-from producer.enrolment import account
+from producer.consent.contact import keep_person
+from producer.consent.enrolment import account
+from producer.consent.form import changed, to_record
+from producer.consent.receipt import receipt_page, receipt_statement, receipt_text
+from producer.consent.words import end_of, lines, state_of
 from producer.services import Services, keys_folder
 from producer.show import as_json_option, local, print_json, print_table, say
 from producer.sources import is_character

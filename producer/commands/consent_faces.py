@@ -13,11 +13,11 @@ from face0_worker.faces.matching import COSINE, L2, propose
 from face0_worker.faces.photo import read_photo_file
 from face0_worker.records import consents
 from face0_worker.records import enrolment as records
-from producer import enrolment
 from producer.commands.completion import known_consents
 from producer.commands.setting import any_path, opened
-from producer.consent_form import read_form
-from producer.consent_people import keep_person, read_person
+from producer.consent import enrolment
+from producer.consent.contact import keep_person, read_person
+from producer.consent.form import read_form
 from producer.services import Services
 from producer.show import as_json_option, local, print_json, print_table, say
 from producer.sources import is_character, photo_files

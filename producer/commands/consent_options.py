@@ -16,7 +16,7 @@ from face0_worker.contract.consent_terms import AgeBand
 from face0_worker.contract.depictions import CATEGORIES
 from face0_worker.contract.errors import BadInput
 from producer.commands.setting import any_path
-from producer.consent_form import ANY, Form, read_form
+from producer.consent.form import ANY, Form, read_form
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DATE = click.DateTime(formats=["%Y-%m-%d"])

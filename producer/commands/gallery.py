@@ -14,11 +14,11 @@ from face0_worker.records.progress import ItemRow, JobStatus, job_items, job_sta
 from producer.catalogue import read_captions
 from producer.commands.completion import known_jobs
 from producer.commands.setting import any_path, existing_file, opened
-from producer.fetching import Exit, Request, fetch
-from producer.gallery import Card, card, many, write_gallery
-from producer.selection import of_job
+from producer.delivery.fetching import Exit, Request, fetch
+from producer.delivery.gallery import Card, card, many, write_gallery
+from producer.delivery.selection import of_job
+from producer.delivery.sheet import MOST, Tile, contact_sheet
 from producer.services import Services
-from producer.sheet import MOST, Tile, contact_sheet
 from producer.show import as_json_option, counting, local, print_json, say
 
 _captions_option = click.option("--skus", type=existing_file, help="Product list whose column `name` gives captions.")

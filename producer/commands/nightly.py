@@ -21,10 +21,10 @@ from face0_worker.records.provenance import open_public_key
 from producer.commands.nightly_options import nightly_options, shares_of, words_of
 from producer.commands.setting import any_path, explained, opened, settings_of
 from producer.nightly import Order, preview, run_night
-from producer.nightly_progress import telling
-from producer.nightly_report import Night, report, sentences
-from producer.nightly_results import check_entries
-from producer.schedule import KINDS, files, next_step, next_time, schedule
+from producer.nights.outcome import check_entries
+from producer.nights.progress import telling
+from producer.nights.report import Night, report, sentences
+from producer.nights.schedule import KINDS, files, next_step, next_time, schedule
 from producer.services import Services, keys_folder
 from producer.show import as_json_option, counting, local, plain, print_json, print_table, say
 

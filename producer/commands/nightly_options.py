@@ -18,7 +18,7 @@ from producer.catalogue import ItemDefaults, ListOptions, read_items
 from producer.commands.completion import known_consents
 from producer.commands.list_options import list_options, warn_of_unknown_words
 from producer.commands.setting import any_path
-from producer.nightly_plan import Share
+from producer.nights.plan import Share
 from producer.people import Person, people_of_skus, read_people, refuse_person_columns
 from producer.services import Services
 from producer.sources import photo_files

@@ -20,13 +20,13 @@ from producer.check import check_files
 from producer.commands.completion import known_jobs
 from producer.commands.gallery import sheet
 from producer.commands.setting import any_path, opened
-from producer.export import INDEX, export
-from producer.fetching import Exit, Request
-from producer.links import link_seconds, links
-from producer.names import DEFAULT, FIELDS
-from producer.places import CACHE_CONTROL, Bucket, Folder, Place, archive, target_options
+from producer.delivery.export import INDEX, export
+from producer.delivery.fetching import Exit, Request
+from producer.delivery.links import link_seconds, links
+from producer.delivery.names import DEFAULT, FIELDS
+from producer.delivery.places import CACHE_CONTROL, Bucket, Folder, Place, archive, target_options
+from producer.delivery.selection import Selection, of_catalogue, of_job
 from producer.results import Brought, bring
-from producer.selection import Selection, of_catalogue, of_job
 from producer.services import Services
 from producer.show import as_json_option, counting, print_json, say
 

@@ -14,7 +14,7 @@ from face0_worker.records.held import Held
 from producer import review as room
 from producer.commands.completion import known_jobs
 from producer.commands.setting import any_path, opened
-from producer.enrolment import account
+from producer.consent.enrolment import account
 from producer.private_file import write_private
 from producer.show import as_json_option, local, plain, print_json, print_table, say
 

@@ -22,7 +22,7 @@ from producer.commands.list_options import (
     warn_of_unknown_words,
 )
 from producer.commands.setting import any_path, opened
-from producer.enrolment import account
+from producer.consent.enrolment import account
 from producer.show import Told, as_json_option, plain, print_json, say
 from producer.sources import photo_files
 

@@ -27,7 +27,7 @@ from face0_worker.records.stored_faces import newest_face
 from face0_worker.records.tables import commits
 from producer.characters import new_character
 from producer.check import check_files
-from producer.fetching import Picture
+from producer.delivery.fetching import Picture
 from producer.people import Person
 from producer.results import pull
 from producer.services import Services

@@ -29,8 +29,8 @@ from producer import stack
 from producer.catalogue import ItemDefaults, read_items
 from producer.demo import PERSON
 from producer.nightly import OnProgress, Order, run_night
-from producer.nightly_plan import Share
-from producer.nightly_report import Night
+from producer.nights.plan import Share
+from producer.nights.report import Night
 from producer.services import Services
 from producer.sources import photo_files
 from producer.submit import submit

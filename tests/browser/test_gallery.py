@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from face0_worker.contract.receipt import Receipt, Verdict
-from producer.fetching import Picture
-from producer.gallery import Card, card, write_gallery
+from producer.delivery.fetching import Picture
+from producer.delivery.gallery import Card, card, write_gallery
 from tests.object_servers import missing
 from tests.pictures import black_png
 

@@ -12,10 +12,10 @@ from face0_worker.records import webhooks
 from face0_worker.records.deliveries import Channel
 from face0_worker.records.webhook_keys import Keys
 from producer.check import check_files
-from producer.fetching import Exit, Request
-from producer.places import Folder
+from producer.delivery.fetching import Exit, Request
+from producer.delivery.places import Folder
+from producer.delivery.selection import of_job
 from producer.results import bring
-from producer.selection import of_job
 from tests.faults.conftest import PATIENCE_S, House
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]

@@ -19,7 +19,7 @@ from face0_worker.records import catalogue_runs
 from face0_worker.records.catalogue_pointer import Entry, read_entries, read_pointer
 from face0_worker.records.progress import job_status, list_jobs
 from producer import stack
-from producer.nightly_results import check_entries
+from producer.nights.outcome import check_entries
 from tests.faults.conftest import PATIENCE_S, House, astronaut, environment, prepared, running_house
 
 SEED, KILLS = 20261127, 3

@@ -18,7 +18,7 @@ from face0_worker.settings import Settings
 from producer.demo import PERSON
 from producer.init import init
 from producer.nightly import Order, run_night
-from producer.nightly_plan import Share
+from producer.nights.plan import Share
 from producer.services import Services
 from producer.sources import photo_files
 from tests.integration.producer.plain_worker import grant, offer, render_everything

@@ -17,9 +17,10 @@ from face0_worker.contract.errors import ConsentRefused, FaceHeld, Refused
 from face0_worker.records import consents
 from face0_worker.records import enrolment as records
 from face0_worker.settings import Settings
-from producer import enrolment, sources
+from producer import sources
+from producer.consent import enrolment
+from producer.consent.enrolment import FIRST, SAME, Face
 from producer.demo import PERSON
-from producer.enrolment import FIRST, SAME, Face
 from producer.services import Services
 from producer.sources import Source, photo_files
 from producer.withdraw import withdraw

@@ -26,8 +26,8 @@ from face0_worker.records.tombstones import read_certificate
 from face0_worker.settings import Settings
 from producer import leftovers
 from producer.cli import cli
-from producer.consent_form import Person
-from producer.consent_people import keep_person, read_person
+from producer.consent.contact import keep_person, read_person
+from producer.consent.form import Person
 from producer.init import init
 from producer.leftovers import Canary
 from producer.services import Services, keys_folder

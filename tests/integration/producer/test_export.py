@@ -30,12 +30,12 @@ from face0_worker.records.tables import commits
 from face0_worker.records.webhook_keys import Keys
 from producer import cli
 from producer.check import check_files
-from producer.derived import Patience
-from producer.export import export
-from producer.fetching import Exit, Request
-from producer.places import Folder, archive
+from producer.delivery.derived import Patience
+from producer.delivery.export import export
+from producer.delivery.fetching import Exit, Request
+from producer.delivery.places import Folder, archive
+from producer.delivery.selection import of_catalogue, of_job
 from producer.results import bring
-from producer.selection import of_catalogue, of_job
 from producer.services import Services, keys_folder
 from tests import ledgers
 from tests.integration.producer.plain_worker import MODEL, grant, render_everything
@@ -145,7 +145,7 @@ def test_every_copy_is_noted_before_it_leaves_and_only_once(services: Services, 
 def test_a_withdrawal_in_the_middle_stops_the_rest(
     services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.fetching._CONSENT_AGAIN", 2)
+    monkeypatch.setattr("producer.delivery.fetching._CONSENT_AGAIN", 2)
     job_id = made(services, ITEMS)
     brought: list[str] = []
 

@@ -21,10 +21,10 @@ from face0_worker.records.deliveries import Channel
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage_options import S3Options
 from producer import cli
-from producer.export import export
-from producer.fetching import Exit, Request
-from producer.places import Bucket, target_options
-from producer.selection import of_job
+from producer.delivery.export import export
+from producer.delivery.fetching import Exit, Request
+from producer.delivery.places import Bucket, target_options
+from producer.delivery.selection import of_job
 from producer.services import Services, keys_folder
 from tests import ledgers
 from tests.integration.producer.plain_worker import MODEL, grant, render_everything

@@ -19,7 +19,7 @@ from face0_worker.records.ledger import Ledger
 from face0_worker.records.tables import audit_outbox
 from face0_worker.records.tables import consents as consents_table
 from producer.check import check_files
-from producer.links import links
+from producer.delivery.links import links
 from producer.results import pull
 from producer.services import Services
 from producer.submit import submit

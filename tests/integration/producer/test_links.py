@@ -21,9 +21,9 @@ from face0_worker.records.progress import job_items
 from face0_worker.records.tables import consents
 from face0_worker.settings import Settings
 from producer import cli
+from producer.delivery.links import Link, link_seconds, links
 from producer.demo import LIST, PERSON
 from producer.init import init
-from producer.links import Link, link_seconds, links
 from producer.services import Services
 from tests.integration.producer.plain_worker import grant, offer, render_everything
 from tests.object_servers import Become

@@ -23,12 +23,12 @@ from face0_worker.records.progress import JobStatus, job_status, list_jobs
 from face0_worker.records.storage import pointer_key
 from face0_worker.records.tables import audit_outbox
 from face0_worker.records.tables import commits as commits_table
-from producer import enrolment
+from producer.consent import enrolment
 from producer.demo import PERSON
 from producer.nightly import Order, preview, run_night
-from producer.nightly_plan import Share
-from producer.nightly_report import Night
-from producer.nightly_results import check_entries
+from producer.nights.outcome import check_entries
+from producer.nights.plan import Share
+from producer.nights.report import Night
 from producer.services import Services
 from producer.sources import Source, photo_files
 from tests.integration.producer.plain_worker import grant, render_everything

@@ -15,7 +15,8 @@ from sqlalchemy import func, select
 from face0_worker.contract.consent import Purpose
 from face0_worker.records.tables import commits
 from face0_worker.settings import Settings
-from producer import cli, enrolment
+from producer import cli
+from producer.consent import enrolment
 from producer.demo import PERSON
 from producer.services import Services
 from tests.integration.producer.plain_worker import grant, render_everything

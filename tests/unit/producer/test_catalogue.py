@@ -14,9 +14,9 @@ from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance, RenderItem
 from face0_worker.learn.people.colours import COLOURS
 from face0_worker.learn.people.view import GARMENTS, PLACES
-from producer import list_file, product_list
 from producer.catalogue import ItemDefaults, read_captions, read_items, stable_seed
 from producer.demo import LIST
+from producer.lists import list_file, product_list
 
 # the words that the shipped model was trained with
 GARMENT = rf"an? ({'|'.join(COLOURS)}) ({'|'.join(GARMENTS)})"

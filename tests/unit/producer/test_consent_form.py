@@ -13,8 +13,8 @@ from face0_worker.contract.consent import ConsentRecord, Purpose
 from face0_worker.contract.consent_document import TERMS, to_document
 from face0_worker.contract.depictions import CATEGORIES
 from face0_worker.contract.errors import BadInput
-from producer.consent_form import FORM_FIELDS, Form, changed, read_form, to_record
-from producer.consent_words import WORDS, lines
+from producer.consent.form import FORM_FIELDS, Form, changed, read_form, to_record
+from producer.consent.words import WORDS, lines
 
 DOCS = Path(__file__).parents[3] / "docs"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

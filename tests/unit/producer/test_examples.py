@@ -8,9 +8,9 @@ from pathlib import Path
 from openpyxl import Workbook
 
 from producer.catalogue import ItemDefaults, ListOptions, ProductList, read_captions, read_items
-from producer.glossary import read_glossary
-from producer.twins import count_items
-from producer.variants import read_variants
+from producer.lists.glossary import read_glossary
+from producer.lists.twins import count_items
+from producer.lists.variants import read_variants
 from tests.unit.producer.test_catalogue import GRAMMAR
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"

@@ -9,7 +9,7 @@ import pytest
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import RenderItem
 from producer.catalogue import ItemDefaults, ListOptions, read_items
-from producer.frames import PRESETS, Frame, render_size
+from producer.lists.frames import PRESETS, Frame, render_size
 
 
 def items(folder: Path, text: str, frames: str | None = None, native: int = 512) -> tuple[RenderItem, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from face0_worker.contract.errors import BadInput
 from producer.catalogue import ListOptions, ProductList, read_items
-from producer.glossary import Glossary, UnknownWords, read_glossary
+from producer.lists.glossary import Glossary, UnknownWords, read_glossary
 
 WORDS = Glossary.of(
     {

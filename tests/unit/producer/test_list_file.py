@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from face0_worker.contract.errors import BadInput
-from producer import list_file
 from producer.catalogue import read_items
+from producer.lists import list_file
 
 JAPANESE = "sku,prompt\n赤いセーター,タートルネック①\nＢ２,ｾｰﾀｰ\n"
 

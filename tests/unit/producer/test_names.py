@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from face0_worker.contract.errors import BadInput
-from producer.names import check_template, file_names, safe_name
+from producer.delivery.names import check_template, file_names, safe_name
 
 
 def test_a_name_is_sku_and_variant() -> None:

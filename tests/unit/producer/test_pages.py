@@ -15,9 +15,9 @@ from PIL import Image, ImageChops
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.receipt import Receipt, Verdict
-from producer.fetching import Picture
-from producer.gallery import Card, card, write_gallery
-from producer.sheet import Tile, _fit, _font, contact_sheet
+from producer.delivery.fetching import Picture
+from producer.delivery.gallery import Card, card, write_gallery
+from producer.delivery.sheet import Tile, _fit, _font, contact_sheet
 
 
 def png(size: int = 64, seed: int = 0) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from face0_worker.contract.errors import BadInput
 from producer.catalogue import read_items
-from producer.prompt_template import Template
+from producer.lists.prompt_template import Template
 
 
 def prompts(folder: Path, text: str, template: str, name: str = "list.csv") -> list[str]:

@@ -17,7 +17,7 @@ from celery import Celery
 
 from face0_worker.contract.errors import BadInput
 from producer import cli
-from producer.schedule import files, next_time, schedule
+from producer.nights.schedule import files, next_time, schedule
 
 COMMAND = ("/opt/python 3/bin/python", "-m", "producer.cli", "nightly", "run", '100%"$HOME\\', "it's.csv")
 ONE = schedule("autumn", "1:05", COMMAND, Path("/srv/shop folder"))

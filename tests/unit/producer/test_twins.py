@@ -10,8 +10,8 @@ import pytest
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import Guidance, RenderItem
-from producer import twins
-from producer.twins import count_items
+from producer.lists import twins
+from producer.lists.twins import count_items
 
 ITEMS = [RenderItem(sku=f"A{n}", prompt="red", seed=n) for n in range(100)]
 

@@ -150,7 +150,7 @@ def test_a_line_that_is_wrong_is_told_once_and_not_once_a_variant(tmp_path: Path
 
 
 def test_variants_that_are_the_same_picture_are_told_with_their_names(tmp_path: Path) -> None:
-    from producer.twins import count_items
+    from producer.lists.twins import count_items
 
     with pytest.raises(BadInput, match=r"SKU A1 \(variant y\) asks for the same picture as SKU A1 \(variant x\)"):
         count_items(listed(tmp_path, "axes: {mood: [x, y]}", template="{garment}"))

@@ -15,8 +15,8 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import RenderItem
-from producer import workbook
 from producer.catalogue import ListOptions, read_items
+from producer.lists import workbook
 
 
 def book(*rows: Sequence[Any], title: str = "Autumn") -> tuple[Workbook, Worksheet]:

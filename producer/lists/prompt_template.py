@@ -13,7 +13,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from face0_worker.contract.errors import BadInput
-from producer.signs import same_look
+from producer.lists.signs import same_look
 
 _LONGEST = 10_000  # characters of a template, and of what any of its filters makes
 _ADVICE = "write columns as {garment}, or as {{ garment }} with filters and conditions"

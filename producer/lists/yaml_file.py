@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from face0_worker.contract.errors import BadInput
-from producer.list_file import LONGEST_LINE, look_through, shown_name
+from producer.lists.list_file import LONGEST_LINE, look_through, shown_name
 
 Plain = str | list[Any] | dict[str, Any]
 

@@ -20,7 +20,7 @@ from openpyxl.utils import range_boundaries
 from openpyxl.utils.exceptions import InvalidFileException
 
 from face0_worker.contract.errors import BadInput
-from producer.list_file import opened, shown_name
+from producer.lists.list_file import opened, shown_name
 
 WORKBOOKS = (".xlsx", ".xlsm")
 # bytes when unpacked: a million products need a quarter of it, and a small file can unpack to anything

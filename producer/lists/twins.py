@@ -10,7 +10,7 @@ import numpy as np
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import RenderItem, Subject, item_key
-from producer.signs import same_look
+from producer.lists.signs import same_look
 
 # all items of a list share their subject, so keys under any one subject are equal exactly when the pictures are
 _ANYBODY = Subject("", "", "", "")

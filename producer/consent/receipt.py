@@ -8,7 +8,7 @@ from typing import Any
 from face0_worker.contract.consent import ConsentRecord, ConsentState, Purpose
 from face0_worker.contract.consent_document import STATEMENT_TYPE, plain
 from face0_worker.records.consent_versions import Proof, Version
-from producer.consent_words import lines
+from producer.consent.words import lines
 
 RECEIPT_TYPE = "https://face0.dev/consent-receipt/v1"
 # the nearest terms of the W3C Data Privacy Vocabulary

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from face0_worker.contract.errors import BadInput
-from producer.list_file import shown_name
-from producer.product_list import Problems, open_list, read_lines
-from producer.signs import hidden_sign, same_look
-from producer.yaml_file import read_yaml
+from producer.lists.list_file import shown_name
+from producer.lists.product_list import Problems, open_list, read_lines
+from producer.lists.signs import hidden_sign, same_look
+from producer.lists.yaml_file import read_yaml
 
 _MOST_ENTRIES, _LONGEST = 100_000, 200
 _SHOWN_WORDS, _SHOWN_LINES, _MOST_WORDS = 20, 5, 1000

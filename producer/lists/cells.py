@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from face0_worker.contract.job import CROP, Guidance
-from producer.frames import FITS, LEAST_PX, MOST_PX, Frame, is_fit
-from producer.product_list import Line, Problems
-from producer.signs import JOINERS, LINE_SIGNS, hidden_sign, plain_number, same_look
+from producer.lists.frames import FITS, LEAST_PX, MOST_PX, Frame, is_fit
+from producer.lists.product_list import Line, Problems
+from producer.lists.signs import JOINERS, LINE_SIGNS, hidden_sign, plain_number, same_look
 
 MAX_SKU, MAX_PROMPT = 200, 2000
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")

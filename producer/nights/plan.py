@@ -16,12 +16,12 @@ from face0_worker.records import consents
 from face0_worker.records.offers import ModelOffer
 from face0_worker.records.release import open_kept
 from face0_worker.records.stored_faces import faces_of_pack, newest_face
-from producer import enrolment
 from producer.bars import bars_for
+from producer.consent import enrolment
+from producer.lists.twins import count_items
 from producer.services import Services
 from producer.sources import Source, require_own_face
 from producer.submit import require_same_pack
-from producer.twins import count_items
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from face0_worker.records.catalogue_pointer import Entry, Pointer
 from face0_worker.records.catalogue_runs import Run
-from producer.nightly_results import Results
+from producer.nights.outcome import Results
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from face0_worker.contract.derivation import FileFormat
-from producer.fetching import Request
-from producer.places import Place
+from producer.delivery.fetching import Request
+from producer.delivery.places import Place
+from producer.delivery.selection import Selection
 from producer.results import Brought, Copy, bring
-from producer.selection import Selection
 from producer.services import Services
 
 INDEX = "index.json"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import CROP, PAD
-from producer.list_file import shown_name
-from producer.signs import hidden_sign, plain_number, same_look
-from producer.yaml_file import read_yaml
+from producer.lists.list_file import shown_name
+from producer.lists.signs import hidden_sign, plain_number, same_look
+from producer.lists.yaml_file import read_yaml
 
 LEAST_PX, MOST_PX = 16, 8192
 _FIT = re.compile(rf"{CROP}|{PAD}( #[0-9a-fA-F]{{6}})?")

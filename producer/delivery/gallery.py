@@ -19,7 +19,7 @@ from PIL import Image
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.contract.job import ItemState
-from producer.fetching import Picture
+from producer.delivery.fetching import Picture
 
 MOST = 5000  # pictures on one page
 _THUMBNAIL = 384  # pixels

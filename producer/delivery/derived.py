@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from face0_worker.contract.derivation import Form
 from face0_worker.contract.errors import ServiceDown
 from face0_worker.records import derivations
-from producer.selection import Wanted
+from producer.delivery.selection import Wanted
 from producer.services import Services
 
 _POLL_S = 0.3

@@ -12,8 +12,8 @@ from face0_worker.records import consents
 from face0_worker.records.deliveries import Channel
 from face0_worker.records.progress import job_status
 from face0_worker.records.storage import StorageMissing
-from producer.fetching import Exit, Load, Picture, Request, work_through
-from producer.selection import Wanted, of_job
+from producer.delivery.fetching import Exit, Load, Picture, Request, work_through
+from producer.delivery.selection import Wanted, of_job
 from producer.services import Services
 
 LONGEST_S = 7 * 24 * 3600  # what S3 signatures allow

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from face0_worker.contract.errors import BadInput
-from producer.list_file import shown_name
-from producer.product_list import KNOWN_COLUMNS, column_name
-from producer.signs import hidden_sign, same_look
-from producer.yaml_file import read_yaml
+from producer.lists.list_file import shown_name
+from producer.lists.product_list import KNOWN_COLUMNS, column_name
+from producer.lists.signs import hidden_sign, same_look
+from producer.lists.yaml_file import read_yaml
 
 MOST_VARIANTS = 10_000  # of one product, before the rules
 _LONGEST_NAME, _LONGEST_VARIANT = 60, 200

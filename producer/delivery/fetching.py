@@ -22,8 +22,8 @@ from face0_worker.records.deliveries import Channel
 from face0_worker.records.ledger import database_clock
 from face0_worker.records.provenance import open_public_key, verify_receipt
 from face0_worker.records.storage import StorageMissing
-from producer.derived import Patience, ask, wait_for
-from producer.selection import Selection, Wanted, prompts
+from producer.delivery.derived import Patience, ask, wait_for
+from producer.delivery.selection import Selection, Wanted, prompts
 from producer.services import Services, keys_folder
 
 AT_ONCE = 8  # reads of storage, and writes

@@ -9,7 +9,7 @@ from face0_worker.contract.errors import BadInput, VerificationFailed
 from face0_worker.contract.job import canonical_json
 from face0_worker.records import consents, enrolment
 from face0_worker.records.storage import StorageMissing, check_id
-from producer.consent_form import Person
+from producer.consent.form import Person
 from producer.services import Services
 
 _ABOUT = "person"

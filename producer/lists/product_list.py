@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from face0_worker.contract.errors import BadInput
-from producer.list_file import LONGEST_LINE, LineTooLong, ListFile, is_workbook, look_through, shown_name
-from producer.signs import hidden_sign, same_look
-from producer.workbook import WORKBOOKS, Row, Workbook, open_workbook
+from producer.lists.list_file import LONGEST_LINE, LineTooLong, ListFile, is_workbook, look_through, shown_name
+from producer.lists.signs import hidden_sign, same_look
+from producer.lists.workbook import WORKBOOKS, Row, Workbook, open_workbook
 
 GUIDANCE_COLUMNS = ("guidance", "guidance_c", "guidance_a", "guidance_start", "guidance_stop")
 OUTPUT_COLUMNS = ("frame", "output_width", "output_height", "fit")

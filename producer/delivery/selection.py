@@ -16,7 +16,7 @@ from face0_worker.records.progress import job_items, job_status
 from face0_worker.records.provenance import open_public_key
 from face0_worker.records.tables import commits
 from face0_worker.records.tables import items as items_table
-from producer.names import DEFAULT, file_names
+from producer.delivery.names import DEFAULT, file_names
 from producer.services import Services, keys_folder
 
 _CHUNK = 5000
