@@ -32,6 +32,9 @@ bench: $(READY)  ## speed as ratios, measured side by side in one run
 model: $(READY)  ## a model like the one that ships, from nothing; stopped, it goes on when called again
 	$(BIN)/face0-worker people --count $(COUNT) --out $(OUT)/people
 	$(BIN)/face0-worker train --data $(OUT)/people --out $(OUT)/face0_small --minutes $(MINUTES) $(TRAIN)
+	# the quality gate's bars, by people of another seed: the model has seen none of them
+	$(BIN)/face0-worker people --count 96 --seed 905 --views 1 --out $(OUT)/strangers
+	$(BIN)/face0-worker model calibrate-gate $(OUT)/face0_small --data $(OUT)/strangers
 
 setup: $(READY)
 

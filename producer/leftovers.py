@@ -192,7 +192,12 @@ def _flat(value: Any) -> Iterator[bytes]:
 
 
 def _disk(root: Path, hunt: _Hunt) -> None:
-    for folder, _, names in os.walk(root, onerror=lambda error: hunt.unread.append(str(error.filename))):
+    def closed(error: OSError) -> None:
+        # what went away meanwhile holds nothing any more
+        if not isinstance(error, FileNotFoundError):
+            hunt.unread.append(str(error.filename))
+
+    for folder, _, names in os.walk(root, onerror=closed):
         for name in names:
             path = Path(folder, name)
             try:
