@@ -27,6 +27,13 @@ pytestmark = pytest.mark.services
 LIST = "sku,prompt\n" + "".join(f"p{number},a person wearing a red shirt {number}\n" for number in range(3))
 
 
+@pytest.fixture(autouse=True)
+def at_home(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands that are typed find this installation."""
+    monkeypatch.setenv("FACE0_HOME", str(settings.home))
+    monkeypatch.setenv("FACE0_LEDGER_URL", settings.ledger_url)
+
+
 @contextmanager
 def worker(services: Services) -> Iterator[None]:
     """A plain worker in the background."""
@@ -52,14 +59,8 @@ def made(services: Services) -> int:
 
 
 def test_a_pilot_goes_from_people_to_a_report_and_marks_are_judged_without_rendering_again(
-    services: Services,
-    settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FACE0_HOME", str(settings.home))
-    monkeypatch.setenv("FACE0_LEDGER_URL", settings.ledger_url)
     monkeypatch.setenv("FACE0_HOUR_PRICE", "3.60 EUR")
     grant(services.ledger, "one", purpose=Purpose.INTERNAL_POC)
     grant(services.ledger, "two", purpose=Purpose.CATALOGUE)
@@ -108,14 +109,8 @@ def test_a_pilot_goes_from_people_to_a_report_and_marks_are_judged_without_rende
 
 
 def test_a_person_whose_photo_is_held_is_counted_and_the_pilot_goes_on(
-    services: Services,
-    settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    services: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FACE0_HOME", str(settings.home))
-    monkeypatch.setenv("FACE0_LEDGER_URL", settings.ledger_url)
     grant(services.ledger, "one", purpose=Purpose.INTERNAL_POC)
     enrolment.enrol_photo(services, "one", enrolment.look(services, somebody_else()), by="")
     (tmp_path / "people.toml").write_text(f'[aiko]\nconsent = "one"\nphoto = "{PERSON}"\n')
@@ -127,14 +122,8 @@ def test_a_person_whose_photo_is_held_is_counted_and_the_pilot_goes_on(
 
 
 def test_without_people_the_pilot_uses_some_who_do_not_exist(
-    services: Services,
-    settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    services: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FACE0_HOME", str(settings.home))
-    monkeypatch.setenv("FACE0_LEDGER_URL", settings.ledger_url)
     with worker(services):
         code = cli.run(["pilot", "--characters", "2", "--out", str(tmp_path / "pilot"), "--json"])
     report = json.loads(capsys.readouterr().out)
@@ -152,16 +141,8 @@ def test_without_people_the_pilot_uses_some_who_do_not_exist(
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_rendered(
-    services: Services,
-    settings: Settings,
-    tmp_path: Path,
-    words: tuple[str, ...],
-    says: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    services: Services, tmp_path: Path, words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FACE0_HOME", str(settings.home))
-    monkeypatch.setenv("FACE0_LEDGER_URL", settings.ledger_url)
     assert cli.run(["pilot", *words, "--out", str(tmp_path / "pilot")]) == 2
     assert says in capsys.readouterr().err
     assert made(services) == 0

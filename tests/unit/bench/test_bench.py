@@ -142,27 +142,42 @@ def test_a_model_that_is_not_known_is_refused() -> None:
     assert "sd14" in ended.output
 
 
-def test_measuring_in_the_order_of_worth(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
+class Spy:
+    """Notes what is measured, in which course."""
 
-    class Spy:
-        def shipped(self) -> str:
-            return "shipped"
+    def __init__(self, *, on_gpu: bool, course: str = "", order: list[str] | None = None) -> None:
+        self.on_gpu, self._course = on_gpu, course
+        self.order: list[str] = [] if order is None else order
 
-        def random(self, shape: Any) -> str:
-            return str(shape.name)
+    def shipped(self) -> str:
+        return "shipped"
 
-        def against_diffusers(self, subject: str) -> None:
-            order.append(subject)
+    def random(self, shape: Any) -> str:
+        return str(shape.name)
 
-        def invariance(self, subject: str) -> None:
-            pass
+    def against_diffusers(self, subject: str) -> None:
+        self.order.append(f"{subject}{self._course}")
 
-        def compiled(self, subject: str) -> None:
-            order.append(f"{subject} compiled")
+    def invariance(self, subject: str) -> None:
+        assert not self._course, "a short course has no pictures to spare"
 
-        def shorter(self) -> Spy:
-            return self
+    def compiled(self, subject: str) -> None:
+        self.order.append(f"{subject} compiled")
 
-    bench_run.run(Spy(), ("sdxl", "sd15", "shipped"), compiled=True)  # type: ignore[arg-type]
-    assert order == ["SD 1.5 shape", "shipped", "SD 1.5 shape compiled", "SDXL shape"]
+    def shorter(self) -> Spy:
+        return Spy(on_gpu=self.on_gpu, course=", shorter", order=self.order)
+
+    def shortest(self) -> Spy:
+        return Spy(on_gpu=self.on_gpu, course=", shortest", order=self.order)
+
+
+def test_measuring_in_the_order_of_worth() -> None:
+    spy = Spy(on_gpu=True)
+    bench_run.run(spy, ("sdxl", "sd15", "shipped"), compiled=True)  # type: ignore[arg-type]
+    assert spy.order == ["SD 1.5 shape", "shipped", "SD 1.5 shape compiled", "SDXL shape, shorter"]
+
+
+def test_on_a_cpu_a_large_model_has_the_shortest_course() -> None:
+    spy = Spy(on_gpu=False)
+    bench_run.run(spy, ("shipped", "sd15"), compiled=False)  # type: ignore[arg-type]
+    assert spy.order == ["shipped", "SD 1.5 shape, shortest"]
