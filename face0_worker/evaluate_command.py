@@ -66,11 +66,11 @@ def _evaluate(chosen: Settings, said: dict[str, Any]) -> None:
     from face0_worker.learn.truth import read_pictures
     from face0_worker.render.pipeline import pick_device
 
+    pictures = read_pictures(said["data"])
     folder: Path = said["judges"]
     to_learn = said["train_judges"] or not have_judges(folder)
     if to_learn:  # judges learn from people as a model does
         read_source(said["judges_data"] or said["data"], training_permit(chosen))
-    pictures = read_pictures(said["data"])
     pack = load_pack(chosen.pack)
     _warn(chosen, pack.licences)
     embedder, device = Embedder.open(pack), pick_device(chosen.device)

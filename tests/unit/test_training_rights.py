@@ -9,7 +9,10 @@ import pytest
 from face0_worker import cli
 
 
-def test_judges_learn_only_from_data_with_a_stated_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_judges_learn_only_from_data_with_a_stated_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("face0_worker.learn.truth.read_pictures", lambda folder: [])
     data, judges = tmp_path / "data", tmp_path / "judges"
     data.mkdir()
     with pytest.raises(SystemExit) as ended:

@@ -216,7 +216,7 @@ def _enrol(ledger: Ledger, signer: Signer) -> None:
     accepted, rejected = (
         enrolment.hold(ledger, "c1", mark * 64, f"faces/c1/{mark}.enc", MODEL, 0.9, 0.5) for mark in "ef"
     )
-    again = replace(face, digest=accepted.digest, face_key=accepted.face_key)
+    again = replace(face, digest=accepted.digest, face_key=accepted.face_key, keyed_digest="l" * 64)
     enrolment.enrol(ledger, "c1", again, first=False, sign=sign, held=accepted.id)
     enrolment.reject(ledger, rejected.id)
     enrolment.list_held(ledger)
