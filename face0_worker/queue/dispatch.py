@@ -165,4 +165,4 @@ def _publish(ledger: Ledger, publish: Callable[[str, bytes], object]) -> int:
 
 def _finish(ledger: Ledger, write_manifest: Callable[[str], str]) -> int:
     ended = jobs.finish_jobs(ledger)
-    return sum(jobs.mark_finished(ledger, job_id, write_manifest(job_id), seen) for job_id, seen in ended.items())
+    return sum(jobs.mark_finished(ledger, job_id, write_manifest(job_id), times) for job_id, times in ended.items())

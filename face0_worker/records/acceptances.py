@@ -154,7 +154,7 @@ def _end(connection: Connection, acceptance: Acceptance) -> None:
     """Note that it is done, and let the job's manifest be written anew."""
     ended = {"ended_at": func.clock_timestamp()}
     connection.execute(update(held_pictures).where(held_pictures.c.item_id == acceptance.item.item_id).values(ended))
-    again = {"manifest_key": None, "finished_at": None}
+    again = {"manifest_key": None, "finished_at": None, "reopened": jobs.c.reopened + 1}
     connection.execute(update(jobs).where(jobs.c.id == acceptance.item.job_id).values(again))
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
-from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, literal_column, select, text, update
+from sqlalchemy import ColumnElement, Connection, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from face0_worker.contract.consent import PICTURES
@@ -280,6 +280,7 @@ def retry_failed(ledger: Ledger, job_id: str) -> int:
                 "state": "paused" if state == "paused" else "active",
                 "finished_at": None,
                 "manifest_key": None,
+                "reopened": jobs.c.reopened + 1,
             }
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(open_again))
         return again
@@ -308,31 +309,28 @@ def _all_ended() -> ColumnElement[bool]:
     return ~waiting & ~in_flight
 
 
-# the transaction that wrote the job's row last
-_written_by = cast(literal_column("jobs.xmin"), Text)
-
-
-def finish_jobs(ledger: Ledger) -> dict[str, str]:
+def finish_jobs(ledger: Ledger) -> dict[str, int]:
     """Return the jobs whose last item has ended and that have no manifest yet; the caller writes it.
 
-    With each job what `mark_finished` needs to tell whether it was changed while its manifest was written.
+    With each job how often it was reopened, by which `mark_finished` tells whether that happened while its manifest
+    was written.
     """
-    query = select(jobs.c.id, _written_by.label("seen"))
+    query = select(jobs.c.id, jobs.c.reopened)
     query = query.where(jobs.c.manifest_key.is_(None), _all_ended()).order_by(jobs.c.created_at)
     with ledger.transaction() as connection:
-        return {row.id: row.seen for row in connection.execute(query)}
+        return {row.id: row.reopened for row in connection.execute(query)}
 
 
-def mark_finished(ledger: Ledger, job_id: str, manifest_key: str, seen: str | None = None) -> bool:
+def mark_finished(ledger: Ledger, job_id: str, manifest_key: str, reopened: int | None = None) -> bool:
     """Note that the job's manifest stands. False when something changed in between: write it anew later.
 
-    An item was opened again; or, against `seen`, a rejected picture was accepted.
+    An item was opened again; or, as `reopened` differs, a rejected picture was accepted.
     """
     done = {"manifest_key": manifest_key, "finished_at": func.now()}
     finished = func.replace(func.replace(jobs.c.state, "active", "finished"), "paused", "finished")
     change = update(jobs).where(jobs.c.id == job_id, _all_ended()).values(done | {"state": finished})
-    if seen is not None:
-        change = change.where(_written_by == seen)
+    if reopened is not None:
+        change = change.where(jobs.c.reopened == reopened)
     with ledger.transaction() as connection:
         if connection.execute(change).rowcount != 1:
             return False

@@ -168,6 +168,8 @@ jobs = Table(
     _text("territory"),
     # what the quality gate asks of its pictures: contract.bars
     Column("bars", JSONB, nullable=False, server_default=text("'{}'")),
+    # how often its manifest became out of date: by a retry, or by a picture that a human accepted
+    _count("reopened"),
     UniqueConstraint("submitter", "idempotency_key", name="one_job_per_idempotency_key"),
     CheckConstraint("state IN ('active', 'paused', 'cancelled', 'finished')", name="job_state"),
 )

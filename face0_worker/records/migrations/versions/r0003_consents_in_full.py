@@ -168,7 +168,9 @@ CREATE INDEX derivations_waiting ON derivations (due_at) WHERE state = 'waiting'
 CREATE INDEX ix_derivations_consent_id ON derivations (consent_id);
 
 -- the quality gate's bars, and pictures held for a human
-ALTER TABLE jobs ADD COLUMN bars jsonb NOT NULL DEFAULT '{}';
+ALTER TABLE jobs
+    ADD COLUMN bars jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN reopened integer NOT NULL DEFAULT '0';
 ALTER TABLE items ADD COLUMN renders integer NOT NULL DEFAULT '0';
 
 CREATE TABLE held_pictures (
