@@ -17,7 +17,7 @@ from producer.forecast import duration
 
 _EVERY_S = 0.3
 _LINE_EVERY_S = 1.0
-_LOOK_BACK = 40  # changes
+_LOOK_BACK_S, _SHORTEST_S = 300.0, 3.0
 # what decide() in contract/consent.py may answer: an item cancelled with one of these was refused, not given up
 CONSENT_CODES = frozenset({"unknown", "revoked", "not_yet_valid", "expired", "wrong_purpose"})
 
@@ -67,23 +67,28 @@ def _lines(ledger: Ledger, job_id: str, say: Callable[[str], None]) -> JobStatus
 
 
 class Pulse:
-    """How fast a job gets on, from what was seen of it in the last minutes: batches end together, so few say little."""
+    """How fast a job gets on, from what was seen of it in the last minutes.
+
+    The pictures of a batch end within a moment of each other, so a rate between two of them would say nothing: it is
+    taken from the beginning of what was seen to the last change.
+    """
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque(maxlen=_LOOK_BACK)
+        self._seen: deque[tuple[float, int]] = deque()
 
     def saw(self, count: int, at_s: float) -> None:
         """Note how many items have ended at a moment of a clock that only runs on."""
         if not self._seen or count != self._seen[-1][1]:
             self._seen.append((at_s, count))
+        while len(self._seen) > 2 and at_s - self._seen[1][0] > _LOOK_BACK_S:
+            self._seen.popleft()
 
     def rate(self) -> float | None:
-        """Return items a second between the first and the last change that is remembered; None until there are two."""
-        # what had ended when the watching began says nothing of when it did
-        if len(self._seen) < 3:
+        """Return items a second; None until something has ended, and within the first seconds."""
+        if len(self._seen) < 2:
             return None
-        (begun, before), (until, after) = self._seen[1], self._seen[-1]
-        return (after - before) / (until - begun) if until > begun else None
+        (begun, before), (until, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (until - begun) if until - begun >= _SHORTEST_S else None
 
     def said(self, status: JobStatus) -> str:
         """Return rate and time left in words; "" while they are not known or nothing is in motion."""

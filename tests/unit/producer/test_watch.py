@@ -36,23 +36,38 @@ def job(done: int, total: int = 100, **fields: Any) -> JobStatus:
     return JobStatus(**{**told, **fields})
 
 
+def seen(*moments: tuple[int, float]) -> Pulse:
+    pulse = Pulse()
+    for count, at_s in moments:
+        pulse.saw(count, at_s)
+    return pulse
+
+
 def test_rate_and_time_left_are_told_from_what_was_seen() -> None:
-    pulse = Pulse()
-    for count, at_s in ((20, 0.0), (28, 3.0), (28, 9.0), (36, 13.0), (44, 23.0)):
-        pulse.saw(count, at_s)
-    # from the first batch that was seen to end: 16 pictures in 20 seconds; the 20 before are nobody's rate
+    pulse = seen((20, 0.0), (28, 8.0), (28, 12.0), (36, 20.0))
+    # the 20 that had ended before are nobody's rate
     assert pulse.rate() == pytest.approx(0.8)
-    assert pulse.said(job(44)) == "48 a minute, about 70 s left"
+    assert pulse.said(job(36)) == "48 a minute, about 80 s left"
 
 
-def test_nothing_is_told_before_two_batches_have_ended_nor_when_nothing_moves() -> None:
-    pulse = Pulse()
-    for count, at_s in ((0, 0.0), (8, 4.0)):
-        pulse.saw(count, at_s)
-    assert pulse.said(job(8)) == ""
-    pulse.saw(16, 8.0)
-    assert pulse.said(job(16)) != ""
-    assert pulse.said(job(16, state="paused")) == pulse.said(job(16, model_live=False)) == ""
+def test_pictures_of_one_batch_that_end_together_are_no_rate_of_their_own() -> None:
+    pulse = seen((0, 0.0), (3, 10.0), (7, 10.2), (8, 10.3))
+    assert pulse.rate() == pytest.approx(8 / 10.3)
+
+
+def test_a_rate_of_long_ago_is_forgotten() -> None:
+    pulse = seen(
+        *((number, 10.0 * number) for number in range(30)), *((30 + number, 300.0 + number) for number in range(300))
+    )
+    assert pulse.rate() == pytest.approx(1.0, rel=0.05)
+
+
+def test_nothing_is_told_before_anything_ended_nor_when_nothing_moves() -> None:
+    assert seen((0, 0.0)).said(job(0)) == ""
+    assert seen((0, 0.0), (4, 0.3)).said(job(4)) == "", "a moment is no time to judge by"
+    pulse = seen((0, 0.0), (8, 4.0))
+    assert pulse.said(job(8)) != ""
+    assert pulse.said(job(8, state="paused")) == pulse.said(job(8, model_live=False)) == ""
     assert pulse.said(job(100)) == ""
 
 
