@@ -74,6 +74,8 @@ def run_group(group: click.Group, program: str, arguments: Sequence[str] | None 
         code: Any = group.main(args=words, prog_name=program, standalone_mode=False, obj=chosen)
         return code if isinstance(code, int) else 0
     except Face0Error as error:
+        if _interrupted(error):
+            return _stopped(program, as_json)
         _complain(program, type(error).__name__, str(error), error.exit_code, as_json)
         return error.exit_code
     except click.ClickException as error:
@@ -83,17 +85,32 @@ def run_group(group: click.Group, program: str, arguments: Sequence[str] | None 
             error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        _complain(program, "Stopped", "stopped", INTERRUPTED, as_json)
-        return INTERRUPTED
+        return _stopped(program, as_json)
     except SystemExit as ended:  # click's answer to a shell that completes a line
         return int(ended.code or 0)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone, as in `face0 status | head`
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a traceback
+        if _interrupted(error):
+            return _stopped(program, as_json)
         sentence = f"unexpected {type(error).__name__}; {_keep_traceback(error, chosen)}"
         _complain(program, type(error).__name__, sentence, 1, as_json)
         return 1
+
+
+def _stopped(program: str, as_json: bool) -> int:
+    _complain(program, "Stopped", "stopped", INTERRUPTED, as_json)
+    return INTERRUPTED
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an interruption became this error on its way out: psycopg, interrupted in its midst, tidies up and fails."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _complain(program: str, kind: str, sentence: str, code: int, as_json: bool) -> None:

@@ -179,21 +179,13 @@ def _fresh_home() -> Iterator[Path]:
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the demo the way Ctrl-C does: through every `finally`."""
-    asked = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except Exception as error:
-        # a library that was interrupted in its midst may make an error of its own of it
-        if asked:
-            raise KeyboardInterrupt from error
-        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -180,3 +180,19 @@ def fails(monkeypatch: pytest.MonkeyPatch, error: Exception, *, takes_json: bool
     module.fails_now = command  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "face0_failing", module)
     monkeypatch.setitem(cli.COMMANDS, "fails", ("face0_failing:fails_now", ""))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the transaction is open"), LedgerDown("the ledger does not answer")])
+def test_an_interruption_that_became_an_error_on_its_way_out_is_still_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    try:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise error
+    except type(error):
+        pass
+    fails(monkeypatch, error)
+    assert cli.run(["fails"]) == 130
+    assert "stopped" in capsys.readouterr().err
