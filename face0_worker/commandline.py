@@ -105,7 +105,7 @@ def _stopped(program: str, as_json: bool) -> int:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether an interruption became this error on its way out: psycopg, interrupted in its midst, tidies up and fails."""
+    """Whether an interruption became this error on its way out: psycopg, interrupted, tidies up and fails at it."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
