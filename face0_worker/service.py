@@ -18,16 +18,15 @@ from face0_worker.contract.pace import USUAL_BATCH
 from face0_worker.derive import Deriver
 from face0_worker.erasing import errands, make_eraser, replay_first, tell
 from face0_worker.errands import Errand, running
+from face0_worker.finishing import Finisher
 from face0_worker.outages import Outages
 from face0_worker.queue.app import check_broker, make_app, queue_length, sender
 from face0_worker.queue.dispatch import dispatch, reconcile
 from face0_worker.records import schema, webhooks
 from face0_worker.records.ledger import Ledger, open_ledger
-from face0_worker.records.manifest import write_manifest
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import open_storage
 from face0_worker.records.storage_probe import probe
-from face0_worker.records.sweep import sweep_job
 from face0_worker.records.vault import Vault
 from face0_worker.settings import Settings, environment_with
 from face0_worker.supervisor import Round, Supervisor, Watch
@@ -88,7 +87,7 @@ def serve(settings: Settings) -> None:
         replay_first(eraser)
         beside = [*_errands(settings, ledger, vault, signer), *errands(eraser, settings.retention_days)]
         stack.enter_context(running(beside))
-        supervisor = Supervisor(ledger, watch, Dispatcher(settings, ledger, signer).round, Outages())
+        supervisor = Supervisor(ledger, watch, Dispatcher(settings, ledger).round, Outages())
         signal.signal(signal.SIGTERM, supervisor.stop)
         signal.signal(signal.SIGINT, supervisor.stop)
         log(Event.SUPERVISOR_STARTED, pid=os.getpid())
@@ -110,8 +109,11 @@ def _errands(settings: Settings, ledger: Ledger, vault: Vault, signer: Signer) -
     """Return what is done beside the dispatcher: it may take seconds, and no batch waits for it."""
     courier = Courier(ledger, settings.keys_dir, settings.webhook_host_names)
     storage = open_storage(settings.storage_url, settings.s3_options)
+    finisher = Finisher(ledger, storage, signer)
     deriver, acceptor = Deriver(ledger, storage, signer), Acceptor(ledger, storage, vault, signer)
     return [
+        # as quick as the dispatcher: somebody may be waiting for a job's end
+        Errand("finishing", finisher.round, pause_s=settings.poll_s),
         Errand("webhooks", courier.round),
         Errand("derivations", deriver.round),
         Errand("reviews", acceptor.round),
@@ -130,14 +132,10 @@ def _check_storage(settings: Settings) -> None:
 class Dispatcher:
     """Repairs from the ledger and fills the window, round after round."""
 
-    def __init__(
-        self, settings: Settings, ledger: Ledger, signer: Signer, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
         app = make_app(embedded.broker_url(settings))
         self._settings, self._ledger, self._clock = settings, ledger, clock
         self._send, self._length = sender(app), queue_length(app)
-        self._storage = open_storage(settings.storage_url, settings.s3_options)
-        self._signer = signer
         self._spare_until = 0.0
 
     def round(self) -> Round:
@@ -147,9 +145,6 @@ class Dispatcher:
             self._ledger,
             send=self._send,
             queue_length=self._length,
-            # the ledger has the bytes that were signed: whatever else stands under the key is replaced
-            publish=lambda key, receipt: self._storage.put(key, receipt, if_absent=False),
-            write_manifest=self._finish,
             crash_limit=settings.crash_limit,
             expire=self._clock() >= self._spare_until,
             spare_s=settings.lease_s,
@@ -177,13 +172,7 @@ class Dispatcher:
         ):
             if batches:
                 log(event, batches=batches)
-        return Round(sent + repairs.published + repairs.finished, tuple(down))
-
-    def _finish(self, job_id: str) -> str:
-        swept = sweep_job(self._ledger, self._storage, job_id)
-        key = write_manifest(self._ledger, self._storage, self._signer, job_id)
-        log(Event.MANIFEST_WRITTEN, job=job_id, swept=swept)
-        return key
+        return Round(sent, tuple(down))
 
 
 def _ledger_among(errors: Sequence[ServiceDown]) -> bool:

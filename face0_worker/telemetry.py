@@ -41,6 +41,7 @@ class Event(StrEnum):
     MESSAGE_REFUSED = "message.refused"
     EMBEDDED_LEFT = "embedded.left"
     MANIFEST_WRITTEN = "manifest.written"
+    MANIFEST_FAILED = "manifest.failed"
     ERRAND_FAILED = "errand.failed"
     WEBHOOK_DELIVERED = "webhook.delivered"
     WEBHOOK_FAILED = "webhook.failed"

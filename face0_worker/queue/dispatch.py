@@ -12,7 +12,7 @@ from face0_worker.contract.errors import LedgerDown, ServiceDown
 from face0_worker.contract.job import batch_message
 from face0_worker.contract.pace import Size, best_batches
 from face0_worker.queue.app import QueueLength, Send, queue_name
-from face0_worker.records import attempts, audit, commits, jobs, offers, waiting
+from face0_worker.records import attempts, audit, offers, waiting
 from face0_worker.records.ledger import Ledger
 from face0_worker.records.waiting import Batch as Batch
 from face0_worker.records.waiting import WaitingItem as WaitingItem
@@ -112,8 +112,6 @@ class Repairs:
     released: int = 0
     resent: int = 0
     chained: int = 0
-    published: int = 0
-    finished: int = 0
     down: tuple[ServiceDown, ...] = ()
 
 
@@ -122,8 +120,6 @@ def reconcile(
     *,
     send: Send,
     queue_length: QueueLength,
-    publish: Callable[[str, bytes], object],
-    write_manifest: Callable[[str], str],
     crash_limit: int,
     expire: bool = True,
     spare_s: float = 0.0,
@@ -131,17 +127,14 @@ def reconcile(
 ) -> Repairs:
     """Put right whatever was left half done, from the ledger alone; safe at any moment and by several at once.
 
-    Expired leases, messages the broker lost, the audit chain, receipt objects (`publish(key, bytes)`, which must
-    accept that the object stands already) and manifests (`write_manifest(job id)` returns its key). A service that
-    is down is named in `down` and keeps no other repair from being made. Leases that
-    ran out are left alone where `expire` is false, and for `spare_s` seconds after the ledger's start.
+    Expired leases, messages the broker lost, the audit chain. What lacks in the store is another's (finishing.py).
+    A service that is down is named in `down` and keeps no other repair from being made. Leases that ran out are left
+    alone where `expire` is false, and for `spare_s` seconds after the ledger's start.
     """
     repairs: dict[str, Callable[[], int]] = {
         "released": lambda: len(attempts.release(ledger, expired=expire, crash_limit=crash_limit, spare_s=spare_s)),
         "resent": lambda: resend(ledger, send, queue_length, resend_after_s),
         "chained": lambda: audit.chain(ledger),
-        "published": lambda: _publish(ledger, publish),
-        "finished": lambda: _finish(ledger, write_manifest),
     }
     counts: dict[str, int] = {}
     down: list[ServiceDown] = []
@@ -153,16 +146,3 @@ def reconcile(
             if isinstance(error, LedgerDown):  # nothing can be repaired without it
                 break
     return Repairs(**counts, down=tuple(down))
-
-
-def _publish(ledger: Ledger, publish: Callable[[str, bytes], object]) -> int:
-    pending = commits.pending_receipts(ledger)
-    for item_key, receipt_key, receipt in pending:
-        publish(receipt_key, receipt)
-        commits.mark_published(ledger, item_key)
-    return len(pending)
-
-
-def _finish(ledger: Ledger, write_manifest: Callable[[str], str]) -> int:
-    ended = jobs.finish_jobs(ledger)
-    return sum(jobs.mark_finished(ledger, job_id, write_manifest(job_id), times) for job_id, times in ended.items())

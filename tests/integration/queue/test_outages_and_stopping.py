@@ -12,7 +12,6 @@ from face0_worker.contract.job import ItemState
 from face0_worker.queue.dispatch import reconcile
 from face0_worker.records import attempts
 from face0_worker.records.ledger import Ledger
-from face0_worker.records.provenance import Signer
 from face0_worker.service import Dispatcher
 from face0_worker.settings import Settings
 from tests.ledgers import Broker, claim_items, commit_item, expire_lease, give_consent, item_rows, some_items, states
@@ -26,8 +25,6 @@ def _reconcile(ledger: Ledger, **given: float | bool) -> int:
         ledger,
         send=broker.send,
         queue_length=broker.length,
-        publish=lambda key, receipt: None,
-        write_manifest=lambda job_id: "root.json",
         crash_limit=3,
         **given,  # type: ignore[arg-type]
     ).released
@@ -73,8 +70,7 @@ def make_dispatcher(
 ) -> Callable[[Callable[[], float]], Dispatcher]:
     """Return a dispatcher on real services with a clock of the test's."""
     settings = Settings(home=tmp_path / "home", ledger_url=ledger_url, broker_url=broker_url, lease_s=0.001)
-    signer = Signer.create(tmp_path / "keys")
-    return lambda clock: Dispatcher(settings, ledger, signer, clock)
+    return lambda clock: Dispatcher(settings, ledger, clock)
 
 
 def test_a_dispatcher_that_missed_the_ledger_itself_gives_every_lease_time_to_be_renewed(

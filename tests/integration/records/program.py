@@ -27,6 +27,7 @@ from sqlalchemy import event
 from face0_worker.contract.consent import Purpose, Use
 from face0_worker.contract.derivation import FileFormat, Form
 from face0_worker.contract.errors import ConsentRefused
+from face0_worker.finishing import Finisher
 from face0_worker.queue.dispatch import reconcile
 from face0_worker.records import (
     attempts,
@@ -53,7 +54,6 @@ from face0_worker.records.derivations import Made
 from face0_worker.records.enrolment import Enrolled
 from face0_worker.records.held import Sealed, hold_picture
 from face0_worker.records.ledger import Ledger, open_ledger
-from face0_worker.records.manifest import write_manifest
 from face0_worker.records.provenance import Signer
 from face0_worker.records.storage import Storage, held_key, open_storage, picture_key
 from face0_worker.records.sweep import sweep_job
@@ -113,11 +113,10 @@ def session(ledger: Ledger, folder: Path) -> None:
             ledger,
             send=broker.send,
             queue_length=broker.length,
-            publish=lambda key, receipt: storage.put(key, receipt, if_absent=False),
-            write_manifest=lambda job_id: write_manifest(ledger, storage, signer, job_id),
             crash_limit=3,
             resend_after_s=0,
         )
+        Finisher(ledger, storage, signer).round()
 
     dispatch_once(ledger, broker)
     (lost, *_) = claim_all(ledger, broker)
