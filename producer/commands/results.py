@@ -64,13 +64,21 @@ def _which(command: _F) -> _F:
     return command
 
 
+_recipient = click.option(
+    "--recipient", default="", help="Somebody else who gets the pictures, as the consent names them; noted."
+)
+
+
 @results.command(name="pull")
 @_which
+@_recipient
 @click.option("--to", type=any_path, help="Folder to write to.")
 @click.option("--zip", "zip_", type=any_path, help="Zip file to write, instead of a folder.")
 @as_json_option
 @click.pass_context
-def pull_(ctx: click.Context, /, to: Path | None, zip_: Path | None, as_json: bool, **which: str) -> int:
+def pull_(
+    ctx: click.Context, /, to: Path | None, zip_: Path | None, recipient: str, as_json: bool, **which: str
+) -> int:
     """Write finished pictures to a folder as SKU-VARIANT.png, each with its facts and receipt in SKU-VARIANT.json.
 
     Every picture is checked against what was committed, and the consent is asked again. Repeat it to bring what has
@@ -78,7 +86,7 @@ def pull_(ctx: click.Context, /, to: Path | None, zip_: Path | None, as_json: bo
     """
     with opened(ctx) as services, _place(to, zip_) as place:
         selection = _selected(services, **which)
-        way = Exit("pull", Channel.ZIP if zip_ else Channel.PULL, place.where)
+        way = Exit("pull", Channel.ZIP if zip_ else Channel.PULL, place.where, recipient)
         with counting("pulling", len(selection.wanted)) as one_more:
             brought = bring(services, Request(selection, way), place, lambda _: one_more())
         still_open = _open_items(services, which["job_id"])
@@ -87,6 +95,7 @@ def pull_(ctx: click.Context, /, to: Path | None, zip_: Path | None, as_json: bo
 
 @results.command(name="export")
 @_which
+@_recipient
 @click.option("--to", help="Folder, or s3://bucket/prefix.")
 @click.option("--zip", "zip_", type=any_path, help="Zip file to write, instead.")
 @click.option(
@@ -111,6 +120,7 @@ def export_(
     region: str,
     profile: str,
     cache_control: str,
+    recipient: str,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -130,7 +140,7 @@ def export_(
             target = Bucket.open(to, how, cache_control)
         with _place(target, zip_) as place:
             selection = _selected(services, **which)
-            way = Exit("export", Channel.ZIP if zip_ else Channel.EXPORT, place.where)
+            way = Exit("export", Channel.ZIP if zip_ else Channel.EXPORT, place.where, recipient)
             request = Request(selection, way, None if form.changes_nothing else form)
             with counting("exporting", len(selection.wanted)) as one_more:
                 brought = export(services, request, place, lambda _: one_more())
@@ -207,9 +217,10 @@ def _path(place: Place, name: str) -> str:
 @results.command(name="links")
 @click.argument("job_id", metavar="JOB", shell_complete=known_jobs)
 @click.option("--expires", default="7d", show_default=True, help="How long: 7d, 12h, 30m or 90s; at most 7d.")
+@_recipient
 @as_json_option
 @click.pass_context
-def links_(ctx: click.Context, job_id: str, expires: str, as_json: bool) -> int:
+def links_(ctx: click.Context, job_id: str, expires: str, recipient: str, as_json: bool) -> int:
     """Print a link to each of JOB's finished pictures; whoever has it may fetch the picture until it expires.
 
     The consent is asked again first. One picture a line: SKU and variant, a tab, and the link.
@@ -217,7 +228,7 @@ def links_(ctx: click.Context, job_id: str, expires: str, as_json: bool) -> int:
     seconds = link_seconds(expires)
     problems, given = [], []
     with opened(ctx) as services:
-        for wanted, got in links(services, job_id, seconds):
+        for wanted, got in links(services, job_id, seconds, recipient):
             if isinstance(got, Face0Error):
                 problems.append(f"SKU {wanted.sku}: {got}")
                 continue

@@ -12,7 +12,7 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import Connection
 
-from face0_worker.contract.consent import decide
+from face0_worker.contract.consent import Use, decide
 from face0_worker.contract.derivation import Form
 from face0_worker.contract.errors import ConsentRefused, Face0Error, ItemFailed, VerificationFailed
 from face0_worker.contract.receipt import Receipt
@@ -56,11 +56,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Exit:
-    """By which way pictures leave: the gate's name in the audit log, and what the distribution register notes."""
+    """By which way pictures leave: the gate's name in the audit log, and what the distribution register notes.
+
+    `recipient`: somebody else who gets them, whom the consent must name; "": they stay in the house.
+    """
 
     stage: str
     channel: Channel
     destination: str
+    recipient: str = ""
+
+    @property
+    def noted(self) -> str:
+        """Where the register says that copies went."""
+        return f"{self.destination}, for {self.recipient}" if self.recipient else self.destination
+
+    def of(self, use: Use) -> Use:
+        """Return a use with this recipient, as the consent is asked for it."""
+        return replace(use, recipient=self.recipient)
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,8 @@ def work_through(
     selection, way = request.selection, request.way
     public_key = open_public_key(keys_folder(services.settings) / "signing.pub")
     if selection.person is not None:
-        consents.require(services.ledger, *selection.person, stage=way.stage)
+        consent_id, use = selection.person
+        consents.require(services.ledger, consent_id, way.of(use), stage=way.stage)
     derived = ask(services, selection.wanted, request.form) if request.form else {}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for start in range(0, len(selection.wanted), _CONSENT_AGAIN):
@@ -131,13 +145,13 @@ def _let_out(services: Services, part: _Part, request: Request) -> _Part:
     """
     way = request.way
     refused: dict[str, Face0Error] = {}
-    people = {one.consent_id: one.use for one in part.wanted}
+    people = {one.consent_id: way.of(one.use) for one in part.wanted}
     with services.ledger.transaction() as connection:
         records = {consent_id: consents.read(connection, consent_id, share=True) for consent_id in sorted(people)}
         now = database_clock(connection)
         codes: set[tuple[str, str]] = set()  # each reason is audited once, not with every picture
         for one in part.wanted:
-            use = one.use.of_item(one.sku, part.prompts.get(one.item_key, ""))
+            use = way.of(one.use).of_item(one.sku, part.prompts.get(one.item_key, ""))
             decision = decide(records[one.consent_id], use, now)
             if not decision.allowed:
                 refused[one.item_key] = ConsentRefused(decision.english, decision.code)
@@ -160,7 +174,7 @@ def _note(connection: Connection, one: Wanted, commit: CommitRow, way: Exit) -> 
         item_key=commit.item_key,
         picture_sha256=commit.picture_sha256,
         channel=way.channel,
-        destination=way.destination,
+        destination=way.noted,
     )
 
 

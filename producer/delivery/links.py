@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from face0_worker.contract.errors import BadInput, Face0Error
@@ -37,18 +37,21 @@ def link_seconds(text: str) -> int:
     return seconds
 
 
-def links(services: Services, job_id: str, seconds: int) -> Iterator[tuple[Wanted, Link | Face0Error]]:
+def links(
+    services: Services, job_id: str, seconds: int, recipient: str = ""
+) -> Iterator[tuple[Wanted, Link | Face0Error]]:
     """Yield a job's finished pictures, each with a link that lives for `seconds`, or with what is wrong with one.
 
     The consent comes first, and no link outlives it. A link ends earlier when the picture is erased or the credentials
     that signed it end. The distribution register notes each before anybody has it.
-    Raises: ConsentRefused: the consent does not allow the job's purpose now. BadInput: no such job, or the pictures
-    lie in a local folder. ServiceDown.
+    `recipient`: somebody else who gets them; "": they stay in the house.
+    Raises: ConsentRefused: the consent does not allow the job's use or the recipient now. BadInput: no such job, or
+    the pictures lie in a local folder. ServiceDown.
     """
     job = job_status(services.ledger, job_id)
-    consent = consents.require(services.ledger, job.consent_id, job.use, stage="links")
+    consent = consents.require(services.ledger, job.consent_id, replace(job.use, recipient=recipient), stage="links")
     ends = min(datetime.now(UTC) + timedelta(seconds=seconds), consent.valid_until)
-    way = Exit("links", Channel.LINK, f"link until {ends.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
+    way = Exit("links", Channel.LINK, f"link until {ends.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", recipient)
 
     def give(wanted: Wanted, picture: Picture, load: Load) -> Link:
         key = picture.receipt.picture_key
