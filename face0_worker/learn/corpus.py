@@ -27,7 +27,8 @@ class Corpus:
     those of the empty text. `faces` (n, d) float32 normalised, rows of zeros where no
     face was found; `boxes` (n, 4) float32 in parts of the picture. The pictures of one person in which a face was
     found stand together in `order`: `first` and `views` (n,) say where i's begin and how many they are, `place` (n,)
-    which of them is i itself, -1 for none.
+    which of them is i itself, -1 for none. `persons` (n, d) float32 is the direction of a person's embeddings over all
+    views, of length one, zero where no face was found.
     """
 
     latents: Tensor
@@ -40,6 +41,7 @@ class Corpus:
     first: Tensor
     views: Tensor
     place: Tensor
+    persons: Tensor
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -74,14 +76,26 @@ def build_corpus(
     first = np.array([starts.get(person, 0) for person in people], np.int64)
     views = np.array([len(mine.get(person, ())) for person in people], np.int64)
     place = np.array([position[i] - first[i] if i in position else -1 for i in range(len(people))], np.int64)
+    sums = np.zeros_like(faces, dtype=np.float32)
+    for indices in mine.values():
+        sums[indices] = faces[indices].sum(axis=0)
+    persons = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+
+    def there(table: np.ndarray | list[int], kind: type = np.int64) -> Tensor:
+        return torch.from_numpy(np.asarray(table, kind)).to(device)
+
     return Corpus(
         latents,
         (torch.arange(len(people)) if kept is None else kept).to(device),
         words,
         silence,
-        torch.from_numpy(faces.astype(np.float32)).to(device),
-        torch.from_numpy(boxes.astype(np.float32)).to(device),
-        *(torch.from_numpy(np.asarray(table, np.int64)).to(device) for table in (order or [0], first, views, place)),
+        faces=there(faces, np.float32),
+        boxes=there(boxes, np.float32),
+        order=there(order or [0]),
+        first=there(first),
+        views=there(views),
+        place=there(place),
+        persons=there(persons, np.float32),
     )
 
 
@@ -119,12 +133,14 @@ def encode_latents(pixels: np.ndarray, vae: Any, device: torch.device) -> Tensor
 @dataclass(frozen=True)
 class Batch:
     """One batch: `latents` (b, c, h, w) float32; `words` (b, t) int64; `faces` (b, d) float32, zero rows for no
-    face; `weight` (b, 1, h, w) float32, what each place counts in the loss."""
+    face; `weight` (b, 1, h, w) float32, what each place counts in the loss; `boxes` (b, 4) float32, where the faces
+    lie."""
 
     latents: Tensor
     words: Tensor
     faces: Tensor
     weight: Tensor
+    boxes: Tensor
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,7 @@ class Mix:
     drop_both: float = 0.09
     other_view: float = 0.8
     face_noise: float = 0.1
-    face_weight: float = 2.0
+    face_weight: float = 6.0
 
 
 def draw(corpus: Corpus, mix: Mix, generator: torch.Generator) -> Batch:
@@ -169,11 +185,15 @@ def draw(corpus: Corpus, mix: Mix, generator: torch.Generator) -> Batch:
     faces = faces + mix.face_noise * torch.randn(faces.shape, generator=generator, device=device)
     shelf = corpus.latents.device
     latents = corpus.latents[mirrored.to(shelf), corpus.kept[chosen].to(shelf)].to(device).float()
-    left, top, right, bottom = corpus.boxes[chosen].unbind(1)
-    swapped = torch.stack([1 - right, top, 1 - left, bottom], dim=1)
-    boxes = torch.where(mirrored[:, None] == 1, swapped, corpus.boxes[chosen])
+    boxes = mirror(corpus.boxes[chosen], mirrored)
     weight = face_weight(boxes, latents.shape[-1], mix.face_weight)
-    return Batch(latents, words, faces * known[:, None], weight)
+    return Batch(latents, words, faces * known[:, None], weight, boxes)
+
+
+def mirror(boxes: Tensor, mirrored: Tensor) -> Tensor:
+    """Return boxes (b, 4) as they lie in the pictures of which those are mirrored where `mirrored` (b,) is one."""
+    left, top, right, bottom = boxes.unbind(1)
+    return torch.where(mirrored[:, None] == 1, torch.stack([1 - right, top, 1 - left, bottom], dim=1), boxes)
 
 
 def face_weight(boxes: Tensor, size: int, extra: float) -> Tensor:

@@ -14,7 +14,7 @@ from face0_worker.learn.autoencoder import VaePlan
 from face0_worker.learn.base_model import LORA
 from face0_worker.learn.corpus import Mix
 from face0_worker.learn.model_folder import SMALL, TOY
-from face0_worker.learn.small_model import SmallPlan
+from face0_worker.learn.small_model import LIKENESS, SmallPlan
 from face0_worker.learn.train import TrainPlan
 from face0_worker.learn.tuning import MIX, TunePlan
 from face0_worker.render.pipeline import pick_precision
@@ -64,11 +64,12 @@ def small_plan(said: Mapping[str, Any], device: torch.device) -> SmallPlan:
     denoiser = TrainPlan(
         steps=said["steps"],
         rate=said["rate"] or TrainPlan.rate,
+        warmup=100 if said["start"] else TrainPlan.warmup,
         compiled=compiled,
         mix=_mix(said, Mix(batch=256 if gpu else 32)),
-        **_shared(said, TrainPlan()),
+        **_shared(said, TrainPlan(likeness=LIKENESS)),
     )
-    return SmallPlan(shape, vae, denoiser, said["minutes"], said["vae_only"], said["start"])
+    return SmallPlan(shape, vae, denoiser, minutes=said["minutes"], vae_only=said["vae_only"], start=said["start"])
 
 
 def tune_plan(said: Mapping[str, Any], base: Path, device: torch.device) -> TunePlan:
@@ -125,12 +126,12 @@ def _says_when(said: Mapping[str, Any]) -> None:
 
 def _shared(said: Mapping[str, Any], usual: TrainPlan) -> dict[str, Any]:
     """Return what both kinds of training understand alike, as it is said, or as it is usual."""
-    names = ("seed", "accumulate", "ema", "checkpoint_s", "checkpoint_every", "sample_every")
+    names = ("seed", "accumulate", "ema", "checkpoint_s", "checkpoint_every", "sample_every", "likeness")
     return {name: getattr(usual, name) if said.get(name) is None else said[name] for name in names}
 
 
 def _mix(said: Mapping[str, Any], usual: Mix) -> Mix:
-    names = ("batch", "drop_face", "drop_text", "drop_both")
+    names = ("batch", "drop_face", "drop_text", "drop_both", "face_weight")
     mix = replace(usual, **{name: said[name] for name in names if said.get(name) is not None})
     if mix.drop_face + mix.drop_text + mix.drop_both > 1:
         raise BadInput(

@@ -45,6 +45,13 @@ class Schedule:
         signal, share = self.shares(times)
         return signal * noise - share * latents
 
+    def guess(self, noisy: Tensor, said: Tensor, times: Tensor) -> Tensor:
+        """Return the clean latents that `said` of `noisy` at `times` means."""
+        signal, share = self.shares(times)
+        if self.prediction == "epsilon":
+            return (noisy - share * said) / signal.clamp(min=1e-3)
+        return signal * noisy - share * said
+
     def weight(self, times: Tensor, gamma: float) -> Tensor:
         """Return what the error at `times` (n,) counts, (n, 1, 1, 1): nearly clean pictures teach little.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from face0_worker.learn.autoencoder import VaePlan, psnr, reconstruct, take_vae, train_vae
 from face0_worker.learn.corpus import build_corpus, encode_latents, tokenise_wordings, tokens_of
 from face0_worker.learn.dataset import Portraits
+from face0_worker.learn.likeness import LikenessPlan, learn_latent_face
 from face0_worker.learn.material import Material, gather
 from face0_worker.learn.model_folder import (
     FACE_TOKENS,
@@ -36,6 +37,9 @@ from face0_worker.learn.schedule import Schedule
 from face0_worker.learn.sources import Permit, refuse
 from face0_worker.learn.train import Subject, Trainer, TrainPlan
 from face0_worker.learn.watching import Watch
+
+LATENT_FACE = "likeness.safetensors"
+LIKENESS = 0.5
 
 CARD = """# {name}
 
@@ -61,10 +65,11 @@ class SmallPlan:
 
     shape: Shape = SMALL
     vae: VaePlan = field(default_factory=VaePlan)
-    denoiser: TrainPlan = field(default_factory=TrainPlan)
+    denoiser: TrainPlan = field(default_factory=lambda: TrainPlan(likeness=LIKENESS))
     minutes: float | None = None
     vae_only: bool = False
     start: Path | None = None
+    sense: LikenessPlan = field(default_factory=LikenessPlan)
 
 
 def train_small(
@@ -108,7 +113,11 @@ def train_small(
     parts = new_parts(tokenizer, faces.embeddings.shape[1], plan.shape)
     if plan.start is not None:
         load_parts(plan.start, parts)
-    trainer = Trainer(corpus, new_subject(parts, device), plan.denoiser, work)
+    subject = new_subject(parts, device)
+    if plan.denoiser.likeness:
+        sense = learn_latent_face(corpus, plan.sense, work / LATENT_FACE, say)
+        subject = replace(subject, sense=sense)
+    trainer = Trainer(corpus, subject, plan.denoiser, work)
     asked = Asked(tokens_of(PROMPTS, tokenizer).long().to(device), silence.long(), tuple(latents.shape[2:]))
 
     def keep(now: Trainer) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.learn.corpus import Batch, Corpus, Mix, draw
+from face0_worker.learn.likeness import LatentFace, unlikeness
 from face0_worker.learn.pace import MEASURED_STEPS, Pace
 from face0_worker.learn.schedule import Schedule
 from face0_worker.learn.watching import Watch
@@ -38,7 +39,7 @@ class TrainPlan:
     its own, `mapper_rate`, None for the same. `min_snr` caps the loss of nearly clean pictures. A step learns from
     `accumulate` batches, computed in `precision` (accelerate's words: no, bf16, fp16). Training state is written every
     `checkpoint_s` seconds and, where it is set, every `checkpoint_every` steps; model and samples every `sample_every`
-    steps, None for with each of these.
+    steps, None for with each of these. `likeness` is what the face in the denoiser's guess counts beside its own loss.
     """
 
     steps: int | None = None
@@ -55,6 +56,7 @@ class TrainPlan:
     checkpoint_s: float = 60.0
     checkpoint_every: int | None = None
     sample_every: int | None = None
+    likeness: float = 0.0
     mix: Mix = field(default_factory=Mix)
 
 
@@ -63,13 +65,15 @@ class Subject:
     """What is trained. Of `parts` (unet, mapper, and what else there is) those weights learn that ask for gradients.
 
     `text` says what the words of a batch (b, t) are to the denoiser: (b, length, d). `about` names what it was made
-    of: a training of something else is not gone on with.
+    of: a training of something else is not gone on with. `sense` tells whose face it is that latents show; None: nobody
+    asks.
     """
 
     parts: torch.nn.ModuleDict
     text: Callable[[Tensor], Tensor]
     schedule: Schedule
     about: str
+    sense: LatentFace | None = None
 
 
 class Trainer:
@@ -174,7 +178,13 @@ class Trainer:
             face = self.parts["mapper"](batch.faces).to(text.dtype) * known
             got = self.denoise(noisy, times, override_tokens(text, face), return_dict=False)[0]
         error = (got.float() - schedule.target(latents, noise, times)).square()
-        return torch.mean(error * schedule.weight(times, self.plan.min_snr) * batch.weight)
+        loss = torch.mean(error * schedule.weight(times, self.plan.min_snr) * batch.weight)
+        if self.subject.sense is None or not self.plan.likeness:
+            return loss
+        with self.accelerator.autocast():
+            guess = schedule.guess(noisy, got.float(), times)
+            far = unlikeness(self.subject.sense, guess, latents, batch.boxes)
+        return loss + self.plan.likeness * far.mean()
 
     def advance(self) -> Tensor:
         """Do one step and return its loss; one whose gradients aren't finite leaves weights, averages and optimiser

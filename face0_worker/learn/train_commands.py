@@ -12,6 +12,7 @@ _PLACE = click.Path(path_type=Path)
 
 _CHANCE = click.FloatRange(0, 1)
 _COUNT = click.IntRange(1)
+_AT_LEAST_ZERO = click.FloatRange(0)
 _ABOVE_ZERO = click.FloatRange(0, min_open=True)
 _OPTIONS = (
     click.Option(
@@ -29,6 +30,12 @@ _OPTIONS = (
     click.Option(["--drop-face"], type=_CHANCE, help="Chance to leave out the face; default: 0.09, with --base 0.05."),
     click.Option(["--drop-text"], type=_CHANCE, help="Chance to leave out the text; the same defaults."),
     click.Option(["--drop-both"], type=_CHANCE, help="Chance to leave out both; the same defaults."),
+    click.Option(
+        ["--face-weight"], type=_AT_LEAST_ZERO, help="How much more the face counts; default: 6, with --base 0."
+    ),
+    click.Option(
+        ["--likeness"], type=_AT_LEAST_ZERO, help="What the person counts in a face; default: 0.5, with --base 0."
+    ),
     click.Option(
         ["--checkpoint-s"], type=_ABOVE_ZERO, help="Seconds between checkpoints; default: 60, with --base 300."
     ),

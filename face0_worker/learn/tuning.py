@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from face0_worker.learn.album import (
 )
 from face0_worker.learn.base_model import LORA, MAPPER_WIDTH, Base, learning_parts, read_base, text_encoder
 from face0_worker.learn.corpus import Mix, build_corpus
+from face0_worker.learn.likeness import LikenessPlan, learn_latent_face
 from face0_worker.learn.model_folder import FACE_TOKENS, check_place
 from face0_worker.learn.samples import PROMPTS, Asked, show_sheet
 from face0_worker.learn.schedule import Schedule
 from face0_worker.learn.shelf import Shelf
-from face0_worker.learn.small_model import prepare
+from face0_worker.learn.small_model import LATENT_FACE, prepare
 from face0_worker.learn.sources import Permit, refuse
 from face0_worker.learn.train import Subject, Trainer, TrainPlan
 from face0_worker.learn.tuned_folder import write_tuned
@@ -58,6 +59,7 @@ class TunePlan:
     cache: Path | None = None
     prompts: tuple[str, ...] = PROMPTS[:4]
     train: TrainPlan = field(default_factory=lambda: TrainPlan(rate=1e-4, ema=0.9999, mix=MIX, sample_every=500))
+    sense: LikenessPlan = field(default_factory=LikenessPlan)
 
 
 def tune(
@@ -109,6 +111,8 @@ def tune(
         return table[rows[:, 0].to(table.device)].to(device).float()
 
     subject = Subject(parts, text, schedule, _about(base, plan, size))
+    if plan.train.likeness:
+        subject = replace(subject, sense=learn_latent_face(corpus, plan.sense, work / LATENT_FACE, watch.say))
     trainer = Trainer(corpus, subject, plan.train, work)
     words = texts.rows([text_digest(text) for text in plan.prompts])[:, None].to(device)
     asked = Asked(words, silence, tuple(corpus.latents.shape[2:]), GUIDANCE["w"], at_once=4)

@@ -33,6 +33,16 @@ def test_the_noise_is_the_target_of_who_predicts_noise_and_the_velocity_of_who_p
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_who_says_what_is_wanted_means_the_clean_picture(prediction: str) -> None:
+    schedule = Schedule.of({**SD15, "prediction_type": prediction}, CPU)
+    draw, times = torch.Generator().manual_seed(0), torch.tensor([0, 300, 900])
+    latents, noise = (torch.randn(3, 2, 4, 4, generator=draw) for _ in range(2))
+    signal, share = schedule.shares(times)
+    guess = schedule.guess(signal * latents + share * noise, schedule.target(latents, noise, times), times)
+    assert torch.allclose(guess, latents, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_nearly_clean_pictures_count_as_much_as_their_noise_tells_and_no_more_than_five(prediction: str) -> None:
     schedule = Schedule.of({**SD15, "prediction_type": prediction}, CPU)
     times = torch.arange(1000)
