@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from face0_worker.contract.derivation import FileFormat, Form
 from face0_worker.contract.errors import ConsentRefused
 from face0_worker.records import deliveries
 from face0_worker.records.deliveries import Channel
-from face0_worker.records.tables import audit_outbox
+from face0_worker.records.tables import audit_outbox, derivations
 from face0_worker.records.tables import consents as consents_table
 from producer import cli
 from producer.delivery.fetching import Exit, Request
@@ -71,6 +72,15 @@ def test_who_is_not_named_gets_nothing_and_that_is_audited(services: Services, j
     assert copies(services) == set()
     assert not (tmp_path / "out").exists()
     assert refusals(services) == [("export", "wrong_recipient"), ("links", "wrong_recipient")]
+
+
+def test_no_other_form_is_made_for_who_is_not_named(services: Services, job_id: str, tmp_path: Path) -> None:
+    way = Exit("export", Channel.EXPORT, "/other", "Other Ltd")
+    request = Request(of_job(services, job_id), way, Form(FileFormat.JPEG))
+    with pytest.raises(ConsentRefused, match="Other Ltd"):
+        bring(services, request, Folder(tmp_path / "out"))
+    with services.ledger.transaction() as connection:
+        assert connection.execute(select(derivations.c.id)).all() == []
 
 
 def test_of_a_catalogue_of_many_people_those_leave_who_allow_this_recipient(
