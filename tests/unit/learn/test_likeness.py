@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTokenizer
 
-from face0_worker.learn.corpus import Corpus, Mix, build_corpus, draw
+from face0_worker.learn.corpus import Corpus, Mix, build_corpus, draw, mirror
 from face0_worker.learn.likeness import MARGIN, SIDE, LatentFace, LikenessPlan, learn_latent_face, unlikeness, windows
 from face0_worker.learn.train import Trainer, TrainPlan
 from tests.unit.learn.toy_data import quiet
@@ -65,13 +65,15 @@ def test_a_window_shows_the_box_and_a_margin_around_it() -> None:
 
 def test_views_never_seen_are_told_apart_by_person_not_by_what_surrounds_them(sense: LatentFace) -> None:
     unseen = _people(range(100, 100 + VIEWS))
-    with torch.no_grad():
-        said = sense(windows(unseen.latents[0], unseen.boxes))
-    assert torch.allclose(said.norm(dim=1), torch.ones(len(said)), atol=1e-5)
     first = range(0, PEOPLE * VIEWS, VIEWS)
-    nearest = (said @ unseen.persons[list(first)].T).argmax(dim=1)
     right = torch.arange(PEOPLE).repeat_interleave(VIEWS)
-    assert (nearest == right).float().mean() > 0.9  # of twelve
+    for mirrored in (0, 1):
+        boxes = mirror(unseen.boxes, torch.full((len(right),), mirrored))
+        with torch.no_grad():
+            said = sense(windows(unseen.latents[mirrored], boxes))
+        assert torch.allclose(said.norm(dim=1), torch.ones(len(said)), atol=1e-5)
+        nearest = (said @ unseen.persons[list(first)].T).argmax(dim=1)
+        assert (nearest == right).float().mean() > 0.9  # of twelve
 
 
 def test_what_is_wanted_of_a_picture_is_its_person_over_all_views_and_of_a_faceless_one_nothing(
