@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from face0_worker.learn.schedule import Schedule
 from face0_worker.learn.sources import Permit, refuse
 from face0_worker.learn.train import Subject, Trainer, TrainPlan
 from face0_worker.learn.watching import Watch
+from face0_worker.render.card import read_json
 
 LATENT_FACE = "likeness.safetensors"
 LIKENESS = 0.5
@@ -92,8 +93,10 @@ def train_small(
     watch = watch or Watch()
     say, work = watch.say, out.with_name(out.name + ".training")
     check_place(out)
+    before: Mapping[str, Any] | None = None
     if plan.start is not None:
         check_start(plan.start)
+        before = read_json(plan.start / "face0" / "face0.json").get("training")
     prepare(device)
     material = gather(folders, plan.shape.size, pack, permit, say)
     vae_folder = work / "vae"
@@ -125,7 +128,7 @@ def train_small(
             if source.consent:
                 permit(source.consent)
         with now.averaged() as averages:
-            assemble(out, vae, work / "tokenizer", averages, card_facts(out.name, plan.shape, material, now))
+            assemble(out, vae, work / "tokenizer", averages, card_facts(out.name, plan.shape, material, now, before))
         show_sheet(now, vae, material.sitters, asked, work, watch)
         say(f"wrote {out} at step {now.step}")
 
@@ -178,8 +181,11 @@ def encoded(seen: Portraits, vae: Any, device: torch.device, cache: Path, say: C
     return latents
 
 
-def card_facts(name: str, shape: Shape, material: Material, trainer: Trainer) -> dict[str, Any]:
-    """Return what `face0/face0.json` says of the model as it is now."""
+def card_facts(
+    name: str, shape: Shape, material: Material, trainer: Trainer, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what `face0/face0.json` says of the model as it is now; `before`: the training of the model that this one
+    went on from, as its card tells it."""
     facts = trainer.facts()
     seen = material.seen
     return {
@@ -196,6 +202,7 @@ def card_facts(name: str, shape: Shape, material: Material, trainer: Trainer) ->
             "pictures": len(seen),
             "people": len(set(seen.people)),
             "left_out": {"unreadable": material.unreadable, "faceless": material.faceless},
+            **({"before": before} if before else {}),
         },
         "licences": {
             "weights": "Apache-2.0",

@@ -130,6 +130,9 @@ def test_a_training_from_a_model_starts_at_its_weights(trained: Path, data: Path
     moved = _weights(out)
     assert any(not torch.equal(before[name], moved[name]) for name in before)
     assert all(torch.equal(before[name], moved[name]) for name in before if name.startswith("vae/"))
+    told, earlier = (json.loads((one / "face0" / "face0.json").read_text())["training"] for one in (out, trained))
+    assert told["before"] == earlier  # what a model was made of is not forgotten
+    assert "before" not in earlier
 
 
 def test_a_training_from_a_model_without_plain_words_writes_them(trained: Path, data: Path, tmp_path: Path) -> None:
