@@ -18,8 +18,9 @@ from face0_worker.contract.receipt import Verdict
 from face0_worker.learn import small_model
 from face0_worker.learn.autoencoder import VaePlan
 from face0_worker.learn.corpus import Mix
+from face0_worker.learn.likeness import LikenessPlan
 from face0_worker.learn.model_folder import SMALL, TOY
-from face0_worker.learn.small_model import SmallPlan, assemble, train_small
+from face0_worker.learn.small_model import LATENT_FACE, SmallPlan, assemble, train_small
 from face0_worker.learn.train import TrainPlan
 from face0_worker.learn.watching import Lines, Watch
 from face0_worker.render.batch import RenderRequest, render_batch
@@ -29,6 +30,7 @@ from tests.unit.learn.toy_data import QUIET, names, write_people
 
 CPU = torch.device("cpu")
 PLAN = SmallPlan(TOY, VaePlan(steps=2, batch=2, crop=32), TrainPlan(steps=2, warmup=1, mix=Mix(batch=2)), minutes=None)
+SENSE = LikenessPlan(steps=1, batch=4)
 PROMPT = "a portrait of a person wearing a red turtleneck, white background"
 
 
@@ -133,6 +135,20 @@ def test_a_training_from_a_model_starts_at_its_weights(trained: Path, data: Path
     told, earlier = (json.loads((one / "face0" / "face0.json").read_text())["training"] for one in (out, trained))
     assert told["before"] == earlier  # what a model was made of is not forgotten
     assert "before" not in earlier
+
+
+def test_a_training_that_asks_for_the_person_learns_first_what_to_ask_with(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    asking = replace(PLAN, denoiser=replace(PLAN.denoiser, likeness=100.0), sense=SENSE, start=trained)
+    silent = replace(asking, denoiser=PLAN.denoiser)
+    for name, plan in (("asking", asking), ("silent", silent)):
+        train_small([data], tmp_path / name, plan, CPU, watch=QUIET)
+    assert (tmp_path / "asking.training" / LATENT_FACE).is_file()
+    assert not (tmp_path / "silent.training" / LATENT_FACE).exists()
+    one, other = _weights(tmp_path / "asking"), _weights(tmp_path / "silent")
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    assert not list((tmp_path / "asking").rglob(LATENT_FACE))  # it is no part of the model
 
 
 def test_a_training_from_a_model_without_plain_words_writes_them(trained: Path, data: Path, tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ from face0_worker.learn.album import caption_wordings, read_album, word_rows
 from face0_worker.learn.base_model import read_base, text_encoder
 from face0_worker.learn.corpus import Mix
 from face0_worker.learn.dataset import is_held_out, read_index
+from face0_worker.learn.likeness import LikenessPlan
 from face0_worker.learn.shelf import Shelf
+from face0_worker.learn.small_model import LATENT_FACE
 from face0_worker.learn.sources import refuse
 from face0_worker.learn.train import STATE, Trainer, TrainPlan
 from face0_worker.learn.tuned_folder import lora_path
@@ -346,3 +348,13 @@ def test_every_wording_is_what_the_renderer_would_say_of_it(base: Path, data: Pa
     for rows, texts in zip(words[:, :, 0], told, strict=True):
         torch.testing.assert_close(table[rows].float(), encode_texts([encoder], texts, 3).tokens, atol=2e-3, rtol=2e-3)
     assert len({tuple(one.flatten().tolist()) for one in table[words[0, :, 0]]}) == 4
+
+
+def test_a_base_that_is_asked_for_the_person_learns_first_what_to_ask_with(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    train = replace(TRAIN, steps=1, likeness=1.0)
+    plan = plan_of(base, train=train, sense=LikenessPlan(steps=1, batch=4))
+    tune([data], tmp_path / "out", plan, CPU, watch=QUIET)
+    assert (tmp_path / "out.training" / LATENT_FACE).is_file()
+    assert json.loads((tmp_path / "out" / "face0" / "face0.json").read_text())["training"]["plan"]["likeness"] == 1.0
