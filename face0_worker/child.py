@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -44,16 +45,19 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 HEARTBEAT_S = 5.0
+ORPHAN_POLL_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
 def main(worker_id: str, beat_file: Path, parent: int) -> int:
     """Run one render child of the supervisor with pid `parent` until SIGTERM; return its exit code."""
-    _die_with_parent(parent)
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides what it means
     configure()
     try:
-        return _serve(load_settings(NO_FILE), worker_id, beat_file)
+        settings = load_settings(NO_FILE)
+        end_orphan(parent, settings.grace_s)
+        return _serve(settings, worker_id, beat_file)
     except Face0Error as error:
         log(Event.CHILD_FAILED, level=logging.ERROR, worker=worker_id, reason=str(error))
         if error.retryable:
@@ -126,7 +130,8 @@ def _receive(app: Celery, queue: str, worker: RenderWorker, beating: Heartbeat, 
     )
 
     def stop(*_: object) -> None:
-        # no logging here: the thread that was interrupted may hold the log's lock
+        # nothing in here takes a lock: the thread that was interrupted may hold it, be it in this very handler. The
+        # kernel may send SIGTERM for each thread of a supervisor that dies
         beating.stop()
         worker.stop()
         stop_receiving()
@@ -154,7 +159,7 @@ class Heartbeat:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._rendering = threading.Event()
-        self._stopping = threading.Event()
+        self._stopping = False
 
     def beat(self) -> None:
         """Give one sign of life."""
@@ -183,7 +188,7 @@ class Heartbeat:
             while not pause.wait(HEARTBEAT_S):
                 if not self._rendering.is_set():
                     self.beat()
-                if self._stopping.is_set():
+                if self._stopping:
                     continue
                 try:
                     offer()
@@ -199,14 +204,30 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Offer the model no more; beat on. May be called from a signal handler."""
-        self._stopping.set()
+        # no Event: it takes a lock, and a second signal may interrupt the first one's handler while it holds it
+        self._stopping = True
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the kernel for SIGTERM when the supervisor dies, so that no child is left without one (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the kernel knew
         raise SystemExit(1)
+
+
+def end_orphan(parent: int, grace_s: float) -> None:
+    """End this process `grace_s` seconds after its supervisor died, whatever it does: nobody else would.
+
+    A renderer that hangs would keep the device, and the worker that is started next could not load its model.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_POLL_S)
+        time.sleep(grace_s)
+        os._exit(BROKEN)
+
+    threading.Thread(target=watch, name="orphan", daemon=True).start()
 
 
 if __name__ == "__main__":

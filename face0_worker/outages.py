@@ -12,6 +12,8 @@ from face0_worker.telemetry import Event, log
 
 # the first reminder of an outage; each further one comes after twice the time
 STILL_AFTER_S = 60.0
+# what fails so soon after a service was seen back mostly began before it was: a connection that was being made
+ECHO_S = 5.0
 _SERVICES: dict[str, type[ServiceDown]] = {"broker": BrokerDown, "ledger": LedgerDown, "storage": StorageDown}
 
 
@@ -23,12 +25,19 @@ class Outages:
         self._lock = threading.Lock()
         self._since: dict[str, float] = {}
         self._remind_at: dict[str, float] = {}
+        self._back_at: dict[str, float] = {}
 
     def saw(self, error: ServiceDown) -> None:
-        """A call has failed because a service is away. Logged when that is news."""
+        """A call has failed because a service is away. Logged when that is news.
+
+        For `ECHO_S` after the service was seen back it is none: what began before may still fail. One that is away
+        again is tried again, and said then.
+        """
         service, now = _service(error), self._clock()
         with self._lock:
             known = service in self._since
+            if not known and now - self._back_at.get(service, -ECHO_S) < ECHO_S:
+                return
             since = self._since.setdefault(service, now)
             if known and now < self._remind_at[service]:
                 return
@@ -53,6 +62,8 @@ class Outages:
         with self._lock:
             since = self._since.pop(service, None)
             self._remind_at.pop(service, None)
+            if since is not None:
+                self._back_at[service] = self._clock()
         if since is not None:
             log(Event.SERVICE_BACK, service=service, seconds=round(self._clock() - since, 1))
 

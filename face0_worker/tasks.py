@@ -58,7 +58,7 @@ class RenderWorker:
         self._office, self._render = office, render
         self._writer = Writer(office)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
-        self._stopping = threading.Event()
+        self._stopping = False
         self._changed = threading.Condition()
         self._writing: list[Claim] = []
 
@@ -84,7 +84,7 @@ class RenderWorker:
 
     def stop(self) -> None:
         """Claim nothing more; what was claimed is finished. May be called from a signal handler."""
-        self._stopping.set()
+        self._stopping = True  # no Event: it takes a lock, which the interrupted thread may hold
 
     def close(self) -> None:
         """Wait for the batch on the render thread to end."""
@@ -113,7 +113,7 @@ class RenderWorker:
 
     def _claim(self, attempt_id: str) -> Claim | None:
         # asked at each try: while the ledger was away somebody may have told this process to stop
-        if self._stopping.is_set():
+        if self._stopping:
             return None
         return attempts.claim(self._office.ledger, attempt_id, self._office.worker_id, self._office.lease_s)
 

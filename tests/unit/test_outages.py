@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from face0_worker.contract.errors import BrokerDown, LedgerDown, StorageDown
-from face0_worker.outages import Outages
+from face0_worker.outages import ECHO_S, Outages
 from face0_worker.telemetry import configure
 
 Told = Callable[[], list[dict[str, Any]]]
@@ -74,3 +74,22 @@ def test_services_are_told_apart_and_what_was_not_away_is_not_back(told: Told) -
         ("service.back", "ledger"),
         ("service.back", "broker"),
     ]
+
+
+def test_what_began_before_a_service_was_back_is_no_new_outage_and_a_new_one_is_told(told: Told) -> None:
+    clock = Clock()
+    outages = Outages(clock)
+    error = LedgerDown("away")
+    outages.saw(error)
+    outages.answered([error])
+    clock.now += ECHO_S - 0.1
+    outages.saw(error)
+    outages.answered([error])
+    assert [line["event"] for line in told()] == ["service.down", "service.back"]
+    outages.saw(error)
+    clock.now += 0.2
+    outages.saw(error)
+    clock.now += 7.0
+    outages.answered([error])
+    *_, down, back = told()
+    assert (down["event"], back["event"], back["seconds"]) == ("service.down", "service.back", 7.0)
