@@ -28,6 +28,7 @@ from face0_worker.render.guidance import plan_rows
 from face0_worker.render.pipeline import PRECISIONS
 
 Say = Callable[[str], None]
+PLAIN_PRECISION = "float32"  # what diffusers loads weights in, whatever they are stored in
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,14 @@ class Bench:
         other._peak = self._peak  # of the same device: measured once
         return other
 
-    def shipped(self) -> Subject:
-        """Load the model that ships with the product."""
-        return shipped(self._device, self._precision)
+    @property
+    def precision(self) -> str:
+        """What this engine computes in."""
+        return self._precision
+
+    def shipped(self, precision: str | None = None) -> Subject:
+        """Load the model that ships with the product; None: in the precision that is measured."""
+        return shipped(self._device, precision or self._precision)
 
     def random(self, shape: Shape) -> Subject:
         """Make a model of this shape of random numbers."""
@@ -88,6 +94,14 @@ class Bench:
         sides = [alone, batched, ours, limited, ours_alone, faceless]
         pairs = [(ours, alone), (ours, batched), (limited, batched), (ours_alone, alone), (ours, faceless)]
         self._compare(subject, sides, pairs)
+
+    def as_they_come(self, subject: Subject, plain: Subject) -> None:
+        """Compare with diffusers as it loads a folder that nothing is said of: `plain`, the same model in float32."""
+        batch, one = self._course.batch, self._course.singles
+        alone = Side("diffusers one at a time in float32", stock(plain), 1, one)
+        batched = Side(f"diffusers in batches of {batch} in float32", stock(plain), batch, batch)
+        ours = Side(f"this engine in batches of {batch}", engine(subject), batch, batch)
+        self._compare(subject, [alone, batched, ours], [(ours, alone), (ours, batched)])
 
     def compiled(self, subject: Subject) -> None:
         """Compare with the denoiser compiled, on a GPU; diffusers' side runs the very same compiled UNet."""
@@ -218,6 +232,8 @@ def run(bench: Bench, names: Sequence[str], *, compiled: bool, small: bool = Fal
         # half a minute of a CPU goes into one step of a batch of SD 1.5's shape
         chosen = bench if small or bench.on_gpu or name == "shipped" else bench.shortest()
         chosen.against_diffusers(one)
+        if name == "shipped" and bench.precision != PLAIN_PRECISION:
+            chosen.as_they_come(one, bench.shipped(PLAIN_PRECISION))
         if chosen is bench:
             chosen.invariance(one)
         measured[name] = one

@@ -13,11 +13,12 @@ from face0_worker.contract.job import Guidance
 def coefficients(guidance: Guidance, part: float) -> tuple[float, float, float, float]:
     """Return what the branches joint, face, text and none count at `part` of the denoising (0 is the first step).
 
-    Outside [start, stop) the strength w is 1: only the conditional combination e runs
-    (Kynkaanniemi et al. 2024, arXiv 2404.07724, limit guidance to an interval in this way).
+    Outside [start, stop) nothing is exaggerated: the strength w is 1, and the joint share c at most 1, so that only
+    the conditional mixture e runs (Kynkaanniemi et al. 2024, arXiv 2404.07724, limit guidance to an interval so).
     """
-    w = guidance.w if guidance.start <= part < guidance.stop else 1.0
-    c, a = guidance.c, guidance.a
+    w, c, a = guidance.w, guidance.c, guidance.a
+    if not guidance.start <= part < guidance.stop:
+        w, c = 1.0, min(c, 1.0)
     return w * c, w * (1 - c) * a, w * (1 - c) * (1 - a), 1 - w
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from face0_worker.contract.errors import BadInput, FaceRefused, ModelMissing
 from face0_worker.faces.embed import Embedder
+from face0_worker.learn.autoencoder import reconstruct
 from face0_worker.learn.galleries import MATCHED, Gallery, Sitter, choose_galleries
 from face0_worker.learn.judges import Judges
 from face0_worker.learn.looks import Looks, look
@@ -131,6 +134,7 @@ def evaluate(studio: Studio, pictures: Sequence[Picture]) -> Evaluation:
         rows += [*identity_rows(floor, references), *fidelity_rows(floor)]
     for arm in photo_arms(studio, galleries):
         rows += [*identity_rows(arm, references), *fidelity_rows(arm)]
+    rows += identity_rows(decoded_photos(studio, galleries), references)
     return Evaluation(tuple(rows), references, dict(zip(shots, made, strict=True)), studio.left_out, studio.setting)
 
 
@@ -162,3 +166,15 @@ def photo_arms(studio: Studio, galleries: Sequence[Gallery]) -> tuple[Arm, Arm]:
     people = tuple(views[row][1].person for row in rows)
     unchanged = Arm("photo_unchanged", seen.rows(rows), people, tuple(prompt.truth for _, prompt in answers))
     return ceiling, unchanged
+
+
+def decoded_photos(studio: Studio, galleries: Sequence[Gallery]) -> Arm:
+    """Return what the model's VAE leaves of the photos, `photos_decoded`: no denoiser before it can keep more."""
+    sitters, side = [sitter for gallery in galleries for sitter in gallery.sitters], studio.pipeline.card.size
+    photos = [sitter.condition.open().resize((side, side), Image.Resampling.LANCZOS) for sitter in sitters]
+    # in float32, whatever the product decodes in: half precision is not the VAE's doing
+    vae = copy.deepcopy(studio.pipeline.vae).float()
+    pixels = torch.from_numpy(np.stack([np.asarray(photo) for photo in photos])).to(studio.pipeline.device)
+    left = [Image.fromarray(picture) for picture in reconstruct(vae, pixels).cpu().numpy()]
+    people = tuple(sitter.person for sitter in sitters)
+    return Arm("photos_decoded", studio.look(left), people, tuple({} for _ in sitters))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from face0_worker.contract.guidance import evaluations
 from face0_worker.learn.evaluate import Studio
 from face0_worker.learn.looks import INDEPENDENT
 from face0_worker.learn.measures import MATCHED, References, fidelity_rows, identity_rows
@@ -13,11 +14,14 @@ from face0_worker.learn.scores import Measured
 from face0_worker.learn.shots import Setting, plan_shots
 
 # what is changed, one group at a time, from the model's own defaults
-STRENGTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
-# joint share c and face share a: the paper's regimes for photographs (c = 1), stylised and very unreal pictures
-SHARES = ((0.4, 0.0), (0.7, 0.0), (0.7, 1.0), (1.2, 1.0), (1.4, 1.0))
-INTERVALS = ((0.0, 0.8), (0.1, 0.9), (0.2, 1.0))
-STEPS = (8, 12, 40)
+STRENGTHS = (1.0, 2.0, 3.0, 5.0, 7.5)
+# joint share c and face share a: the paper's regimes for photographs (c = 1), stylised and very unreal pictures, and
+# shares above one of text alone, which exaggerate what the face adds to it
+SHARES = ((0.7, 0.0), (0.7, 1.0), (1.4, 1.0), (1.5, 0.0), (2.0, 0.0), (3.0, 0.0))
+INTERVALS = ((0.0, 0.5), (0.0, 0.8), (0.2, 1.0))
+# shares above one at the beginning only, where the person is decided: two evaluations a step again, and fewer
+EARLY = ((2.0, 0.5), (3.0, 0.5), (3.0, 0.3))
+STEPS = (12, 40)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Point:
         return self.value(f"rank1.{MATCHED}.{INDEPENDENT}")
 
     @property
+    def evaluations(self) -> int:
+        """How often the denoiser is evaluated for one picture."""
+        return evaluations(self.setting.guidance, self.setting.steps)
+
+    @property
     def fidelity(self) -> float:
         """The share of pictures with garment, its colour and background all as the prompt says."""
         return next((row.value for row in self.rows if row.name.startswith("sweep.fidelity.") and "+" in row.name), 0.0)
@@ -62,6 +71,9 @@ def settings_around(own: Setting) -> tuple[tuple[str, Setting], ...]:
     told += [("w", replace(own, guidance=replace(own.guidance, w=w))) for w in STRENGTHS]
     told += [("c, a", replace(own, guidance=replace(own.guidance, c=c, a=a))) for c, a in SHARES]
     told += [("interval", replace(own, guidance=replace(own.guidance, start=s, stop=e))) for s, e in INTERVALS]
+    told += [
+        ("c, early", replace(own, guidance=replace(own.guidance, c=c, a=0.0, start=0.0, stop=e))) for c, e in EARLY
+    ]
     told += [("steps", replace(own, steps=steps)) for steps in STEPS]
     different: dict[Setting, str] = {}
     for group, setting in told:

@@ -145,18 +145,23 @@ def test_a_model_that_is_not_known_is_refused() -> None:
 class Spy:
     """Notes what is measured, in which course."""
 
-    def __init__(self, *, on_gpu: bool, course: str = "", order: list[str] | None = None) -> None:
-        self.on_gpu, self._course = on_gpu, course
+    def __init__(
+        self, *, on_gpu: bool, course: str = "", order: list[str] | None = None, precision: str = "float32"
+    ) -> None:
+        self.on_gpu, self._course, self.precision = on_gpu, course, precision
         self.order: list[str] = [] if order is None else order
 
-    def shipped(self) -> str:
-        return "shipped"
+    def shipped(self, precision: str | None = None) -> str:
+        return f"shipped in {precision}" if precision else "shipped"
 
     def random(self, shape: Any) -> str:
         return str(shape.name)
 
     def against_diffusers(self, subject: str) -> None:
         self.order.append(f"{subject}{self._course}")
+
+    def as_they_come(self, subject: str, plain: str) -> None:
+        self.order.append(f"{subject} beside {plain}")
 
     def invariance(self, subject: str) -> None:
         assert not self._course, "a short course has no pictures to spare"
@@ -175,6 +180,23 @@ def test_measuring_in_the_order_of_worth() -> None:
     spy = Spy(on_gpu=True)
     bench_run.run(spy, ("sdxl", "sd15", "shipped"), compiled=True)  # type: ignore[arg-type]
     assert spy.order == ["SD 1.5 shape", "shipped", "SD 1.5 shape compiled", "SDXL shape, shorter"]
+
+
+def test_the_model_that_ships_is_measured_beside_diffusers_in_float32_where_it_renders_in_less() -> None:
+    spy = Spy(on_gpu=False, precision="bfloat16")
+    bench_run.run(spy, ("shipped", "sd15"), compiled=False)  # type: ignore[arg-type]
+    assert spy.order == ["shipped", "shipped beside shipped in float32", "SD 1.5 shape, shortest"]
+
+
+def test_each_side_as_it_comes_renders_in_its_own_precision(tmp_path: Path) -> None:
+    ours, theirs = (random_model(SMALL, CPU, precision) for precision in ("bfloat16", "float32"))
+    report = Report(tmp_path, device="here", commit="abc")
+    course = bench_run.Course(steps=1, rounds=1, batch=2, singles=1)
+    bench_run.Bench(report, course, CPU, "bfloat16", lambda line: None).as_they_come(ours, theirs)
+    one, batched = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert one["name"].endswith("this engine in batches of 2 / diffusers one at a time in float32")
+    assert batched["name"].endswith("this engine in batches of 2 / diffusers in batches of 2 in float32")
+    assert (theirs.stock.unet.dtype, ours.pipeline.unet.dtype) == (torch.float32, torch.bfloat16)
 
 
 def test_on_a_cpu_a_large_model_has_the_shortest_course() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,13 @@ from PIL import Image
 from face0_worker.cli import commands
 from face0_worker.commandline import run_group
 from face0_worker.contract.errors import BadInput, ModelMissing
+from face0_worker.contract.guidance import evaluations
 from face0_worker.contract.job import Guidance
 from face0_worker.faces.embed import Embedder
 from face0_worker.learn import sweep
 from face0_worker.learn.attributes import AttributePlan
 from face0_worker.learn.dataset import is_held_out
-from face0_worker.learn.evaluate import Evaluation, EvaluationPlan, Studio, evaluate, photo_arms
+from face0_worker.learn.evaluate import Evaluation, EvaluationPlan, Studio, decoded_photos, evaluate, photo_arms
 from face0_worker.learn.judges import Judges, JudgesPlan, train_judges
 from face0_worker.learn.looks import look
 from face0_worker.learn.measures import Arm, References, fidelity_rows, identity_rows
@@ -102,6 +105,36 @@ def test_real_photos_are_told_apart_and_an_answer_without_a_face_is_worth_nothin
             assert rows[f"{arm}.likeness.{judge}"].value == 0
             assert math.isnan(rows[f"{arm}.auc.matched.{judge}"].value)
     assert rows["chance.rank1.matched"].value == rows["chance.rank1.everyone"].value == 0.25
+
+
+class _Glass(torch.nn.Module):
+    """A VAE that leaves pictures as they are, or nothing of them."""
+
+    def __init__(self, *, clear: bool) -> None:
+        super().__init__()
+        self.clear = clear
+
+    def encode(self, units: torch.Tensor) -> Any:
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: units))
+
+    def decode(self, latents: torch.Tensor) -> Any:
+        return SimpleNamespace(sample=latents if self.clear else torch.zeros_like(latents))
+
+
+def test_what_the_vae_leaves_of_the_photos_is_looked_at(evaluation: Evaluation, studio: Studio) -> None:
+    references = evaluation.references
+    for clear in (True, False):
+        pipeline = copy.copy(studio.pipeline)
+        pipeline.vae = _Glass(clear=clear)
+        pipeline.card = replace(pipeline.card, size=256)
+        asked = copy.copy(studio)
+        asked.pipeline = pipeline
+        arm = decoded_photos(asked, references.galleries)
+        rows = _rows(identity_rows(arm, references))
+        assert rows["photos_decoded.rank1.matched.conditioning"].value == (1 if clear else 0)
+        assert rows["photos_decoded.rank1.matched.conditioning"].n == 4
+    # the tiny model's own leaves nobody
+    assert _rows(evaluation.rows)["photos_decoded.no_face"].value == 1
 
 
 def test_every_person_is_asked_every_prompt_and_counts_once(evaluation: Evaluation, studio: Studio) -> None:
@@ -208,7 +241,10 @@ def test_a_sweep_changes_one_thing_at_a_time_and_the_best_point_serves_both() ->
     settings = settings_around(own)
     assert settings[0] == ("own", own)
     assert len({setting for _, setting in settings}) == len(settings)
-    assert {group for group, _ in settings} == {"own", "w", "c, a", "interval", "steps"}
+    assert {group for group, _ in settings} == {"own", "w", "c, a", "interval", "c, early", "steps"}
+    early = next(setting for group, setting in settings if group == "c, early")
+    # three branches in half of the steps and one in the others cost what two in all of them do
+    assert evaluations(early.guidance, 20) == evaluations(own.guidance, 20) == 40
 
     def point(identity: float, fidelity: float, steps: int = 20) -> Point:
         rows = (
@@ -225,7 +261,13 @@ def test_the_command_writes_the_report(
     folder: Path, judges_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACE0_HOME", str(tmp_path / "home"))
-    for name, few in (("STRENGTHS", (1.0,)), ("SHARES", ((0.4, 0.0),)), ("INTERVALS", ()), ("STEPS", ())):
+    for name, few in (
+        ("STRENGTHS", (1.0,)),
+        ("SHARES", ((0.4, 0.0),)),
+        ("INTERVALS", ()),
+        ("EARLY", ()),
+        ("STEPS", ()),
+    ):
         monkeypatch.setattr(sweep, name, few)
     words = ["evaluate", "--model", str(model_folder), "--data", str(folder), "--judges", str(judges_folder)]
     words += ["--out", str(tmp_path / "out"), "--people", "4", "--prompts", "2", "--quick", "--sweep"]

@@ -57,6 +57,12 @@ def test_outside_the_interval_only_the_conditional_combination_runs() -> None:
         assert coefficients(guidance, part) == pytest.approx((4.5, 0.0, 3.0, -6.5))
 
 
+def test_outside_the_interval_a_face_is_not_exaggerated_either() -> None:
+    guidance = Guidance(w=3.0, c=2.0, a=0.0, start=0.0, stop=0.5)
+    assert coefficients(guidance, 0.25) == pytest.approx((6.0, 0.0, -3.0, -2.0))
+    assert coefficients(guidance, 0.5) == (1.0, 0.0, 0.0, 0.0)
+
+
 def test_coefficients_of_an_item_sum_to_one() -> None:
     for guidance, _ in REGIMES.values():
         assert math.isclose(sum(coefficients(guidance, 0.5)), 1.0, abs_tol=1e-9)
