@@ -177,13 +177,14 @@ class Supervisor:
             self._dead.pop(0)
 
     def _bury(self, child: Child, *, crashed: bool) -> None:
+        # before its items wait again: another machine's dispatcher would plan them for a worker that is no more
+        jobs.withdraw_offers(self._ledger, child.worker_id)
         if crashed:
             attempts.release(self._ledger, worker_id=child.worker_id, crash_limit=self._watch.crash_limit)
         else:
             batches = attempts.hand_back(self._ledger, child.worker_id)
             if batches:
                 log(Event.BATCH_HANDED_BACK, worker=child.worker_id, batches=batches)
-        jobs.withdraw_offers(self._ledger, child.worker_id)
         child.forget()
 
     def _drain(self, child: Child) -> None:
