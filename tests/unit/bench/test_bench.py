@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -190,13 +191,19 @@ def test_the_model_that_ships_is_measured_beside_diffusers_in_float32_where_it_r
 
 def test_each_side_as_it_comes_renders_in_its_own_precision(tmp_path: Path) -> None:
     ours, theirs = (random_model(SMALL, CPU, precision) for precision in ("bfloat16", "float32"))
+    plain = Mock(side_effect=theirs.stock)
+    theirs = replace(theirs, stock=plain)
     report = Report(tmp_path, device="here", commit="abc")
     course = bench_run.Course(steps=1, rounds=1, batch=2, singles=1)
     bench_run.Bench(report, course, CPU, "bfloat16", lambda line: None).as_they_come(ours, theirs)
     one, batched = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert one["name"].endswith("this engine in batches of 2 / diffusers one at a time in float32")
     assert batched["name"].endswith("this engine in batches of 2 / diffusers in batches of 2 in float32")
-    assert (theirs.stock.unet.dtype, ours.pipeline.unet.dtype) == (torch.float32, torch.bfloat16)
+    # of each side two rounds, one of them to warm up: one picture alone, and two together
+    assert [len(call.kwargs["prompt"]) for call in plain.call_args_list] == [1, 2, 1, 2]
+    assert theirs.pipeline.unet.dtype == torch.float32
+    assert theirs.pipeline.denoiser.tally.calls == 0
+    assert ours.pipeline.denoiser.tally.calls > 0
 
 
 def test_on_a_cpu_a_large_model_has_the_shortest_course() -> None:
