@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from face0_worker.contract.errors import BadInput
 from face0_worker.learn.critic import Contest
+from face0_worker.learn.face_weight import place_weight
 from face0_worker.learn.model_folder import Shape, vae_config
 
 KL_WEIGHT = 5e-4  # on the mean over latents, as L1 is a mean over pixels
@@ -34,7 +35,8 @@ class VaePlan:
     For the first `faithful` part of that, encoder and decoder learn to reconstruct; then the encoder stands still, so
     that latents mean the same from there on, and the decoder learns against a critic whose gradient is `crisp` times
     as large as the reconstruction's. `crop` is the side in pixels of what is learned from at once: the whole picture
-    where the device can, since group normalisation averages over it.
+    where the device can, since group normalisation averages over it. A place in the middle of a face counts
+    `face_weight` times more than elsewhere: faces are small and hard, and are what is looked at.
     """
 
     steps: int | None = None
@@ -45,6 +47,7 @@ class VaePlan:
     ema: float = 0.995
     faithful: float = 0.65
     crisp: float = 0.3
+    face_weight: float = 4.0
     seed: int = 0
     compiled: bool = False
     checkpoint_s: float = 60.0
@@ -55,8 +58,11 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def random_crops(pixels: Tensor, count: int, crop: int, generator: torch.Generator) -> Tensor:
-    """Return `count` random crops (count, crop, crop, 3), each mirrored with probability one half."""
+def random_crops(
+    pixels: Tensor, boxes: Tensor, count: int, crop: int, extra: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return `count` random crops (count, crop, crop, 3), each mirrored with probability one half, and what each of
+    their places counts (count, 1, crop, crop): one, and up to `extra` more where the boxes (n, 4) say a face is."""
     size, device = pixels.shape[1], pixels.device
 
     def below(limit: int) -> Tensor:
@@ -66,40 +72,51 @@ def random_crops(pixels: Tensor, count: int, crop: int, generator: torch.Generat
     rows = below(size - crop + 1)[:, None] + along
     columns = below(size - crop + 1)[:, None] + along
     columns = torch.where(below(2)[:, None] == 1, columns.flip(1), columns)
-    return pixels[below(len(pixels))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    chosen = below(len(pixels))
+    weight = place_weight(boxes[chosen], (rows + 0.5) / size, (columns + 0.5) / size, extra)
+    return pixels[chosen[:, None, None], rows[:, :, None], columns[:, None, :]], weight
 
 
-def reconstruction_loss(out: Tensor, want: Tensor) -> Tensor:
+def reconstruction_loss(out: Tensor, want: Tensor, weight: Tensor) -> Tensor:
     """L1 on pixels, on their gradients and on a 4x smaller copy: edges stay, colours hold.
 
-    Shapes: out, want (n, 3, h, w) in [-1, 1]; returns a scalar.
+    Shapes: out, want (n, 3, h, w) in [-1, 1], weight (n, 1, h, w); returns a scalar.
     """
-    loss = functional.l1_loss(out, want)
+    # the same for everybody, so that a batch of large faces teaches no more than another
+    weight = weight / weight.mean()
+    loss = torch.mean((out - want).abs() * weight)
     for axis in (-1, -2):
-        loss = loss + functional.l1_loss(out.diff(dim=axis), want.diff(dim=axis))
-    return loss + functional.l1_loss(functional.avg_pool2d(out, 4), functional.avg_pool2d(want, 4))
+        there = weight.narrow(axis, 1, weight.shape[axis] - 1)
+        loss = loss + torch.mean((out.diff(dim=axis) - want.diff(dim=axis)).abs() * there)
+    small = functional.avg_pool2d(out, 4) - functional.avg_pool2d(want, 4)
+    return loss + torch.mean(small.abs() * functional.avg_pool2d(weight, 4))
 
 
 class VaeTrainer:
     """One training of a VAE in a folder; a killed one loses at most one checkpoint interval.
 
-    `pixels` uint8 (n, s, s, 3) lie on the device that trains. What a step draws follows from the plan's seed and the
-    number of the step alone. Raises: BadInput: the folder holds a training of another shape.
+    `pixels` uint8 (n, s, s, 3) lie on the device that trains, `boxes` (n, 4) say where their faces lie, in parts of the
+    picture. What a step draws follows from the plan's seed and the number of the step alone. `start` is a VAE whose
+    weights are gone on from. Raises: BadInput: the folder holds a training of another shape, or `start` is of another.
     """
 
     def __init__(
         self,
         pixels: Tensor,
+        boxes: Tensor,
         shape: Shape,
         plan: VaePlan,
         folder: Path,
         say: Callable[[str], None] = print,
         clock: Callable[[], float] = monotonic,
+        start: Path | None = None,
     ) -> None:
         torch.manual_seed(plan.seed)
-        self.pixels, self.plan, self.folder, self.say, self.clock = pixels, plan, folder, say, clock
+        self.pixels, self.boxes, self.plan, self.folder, self.say, self.clock = pixels, boxes, plan, folder, say, clock
         device = pixels.device
         vae: Any = AutoencoderKL(**vae_config(shape))
+        if start is not None:
+            _give_weights(vae, start)
         self.vae = vae.to(device=device, memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.vae).eval().requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.vae.parameters(), lr=plan.rate, weight_decay=1e-4, fused=True)
@@ -198,8 +215,9 @@ class VaeTrainer:
         """Do one step and return its reconstruction loss; one whose gradients aren't finite leaves the weights alone
         and is counted."""
         self.generator.manual_seed(self.plan.seed * 1_000_003 + self.step)
-        want = to_unit(random_crops(self.pixels, self.plan.batch, self.plan.crop, self.generator))
-        want = want.contiguous(memory_format=torch.channels_last)
+        plan = self.plan
+        some, weight = random_crops(self.pixels, self.boxes, plan.batch, plan.crop, plan.face_weight, self.generator)
+        want = to_unit(some).contiguous(memory_format=torch.channels_last)
         with torch.autocast(want.device.type, torch.bfloat16):
             mean, logvar = self.vae.quant_conv(self.encode(want)).float().chunk(2, dim=1)
             logvar = logvar.clamp(-30, 20)
@@ -208,11 +226,11 @@ class VaeTrainer:
             if self.crisp:
                 latents = latents.detach()
             got = self.decode(self.vae.post_quant_conv(latents)).float()
-        loss = reconstruction_loss(got, want)
+        loss = reconstruction_loss(got, want, weight)
         (wanted,) = torch.autograd.grad(loss, got)
         if self.crisp:
             (sharper,) = torch.autograd.grad(self.contest.loss(got, want), got)
-            wanted = wanted + self.plan.crisp * wanted.norm() / sharper.norm().clamp(min=1e-12) * sharper
+            wanted = wanted + plan.crisp * wanted.norm() / sharper.norm().clamp(min=1e-12) * sharper
         self.vae.zero_grad(set_to_none=True)  # the still encoder's too: they count in the norm
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         if self.crisp:
@@ -273,18 +291,22 @@ def psnr(one: Tensor, other: Tensor) -> float:
 
 def train_vae(
     pixels: np.ndarray,
+    boxes: np.ndarray,
     out: Path,
     shape: Shape,
     plan: VaePlan,
     device: torch.device,
     say: Callable[[str], None] = print,
+    start: Path | None = None,
 ) -> AutoencoderKL:
-    """Return the VAE of the diffusers folder `out`; where there is none, train it on `pixels` uint8 (n, s, s, 3).
+    """Return the VAE of the diffusers folder `out`; where there is none, train it on `pixels` uint8 (n, s, s, 3) with
+    faces in `boxes` (n, 4), from the weights of the folder `start` where that is named.
 
     What is half done lies beside it and is resumed.
     """
     if not (out / DONE).is_file():
-        trainer = VaeTrainer(torch.from_numpy(pixels).to(device), shape, plan, out.parent, say)
+        seen, faces = (torch.from_numpy(table).to(device) for table in (pixels, boxes))
+        trainer = VaeTrainer(seen, faces, shape, plan, out.parent, say, start=start)
         try:
             vae = trainer.run()
         except RuntimeError as error:
@@ -299,6 +321,16 @@ def train_vae(
         (out.parent / STATE).unlink(missing_ok=True)
     loaded: AutoencoderKL = AutoencoderKL.from_pretrained(out)
     return loaded.eval().to(device=device, memory_format=torch.channels_last)
+
+
+def _give_weights(vae: Any, start: Path) -> None:
+    """Give `vae` the weights of the diffusers folder `start`. Raises: BadInput: it is of another shape, or is none."""
+    try:
+        vae.load_state_dict(AutoencoderKL.from_pretrained(start, local_files_only=True).float().state_dict())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadInput(
+            f"{start} can't be trained on: it is not a VAE of this shape ({type(error).__name__})"
+        ) from error
 
 
 def take_vae(start: Path, out: Path) -> None:

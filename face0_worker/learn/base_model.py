@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 from face0_worker.contract.errors import BadInput, ModelMissing
 from face0_worker.faces.packs import digest_folder
 from face0_worker.learn.model_folder import FACE_TOKENS
+from face0_worker.learn.straight_mapper import straighten
 from face0_worker.models import digest_model
 from face0_worker.render.conditioning import FaceMapper
 from face0_worker.render.loading import load_component, survey_model
@@ -132,7 +133,8 @@ def learning_parts(
 def _mapper(base: Base, embedder: dict[str, object]) -> FaceMapper:
     card = base.survey.card
     if card is None:
-        return FaceMapper(int(str(embedder["dimension"])), FACE_TOKENS, text_width(base.survey), MAPPER_WIDTH)
+        fresh = FaceMapper(int(str(embedder["dimension"])), FACE_TOKENS, text_width(base.survey), MAPPER_WIDTH)
+        return straighten(fresh)
     if card.embedder_digest != embedder["digest"] or card.tokens != FACE_TOKENS:
         raise BadInput(
             f"{base.folder} has a face mapper of {card.tokens} tokens for face pack {card.embedder_digest[:12]}; the "

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from face0_worker.learn.autoencoder import to_unit
+from face0_worker.learn.face_weight import face_weight
 from face0_worker.learn.wordings import wordings
 
 WORDINGS = 12  # of each caption
@@ -194,18 +195,3 @@ def mirror(boxes: Tensor, mirrored: Tensor) -> Tensor:
     """Return boxes (b, 4) as they lie in the pictures of which those are mirrored where `mirrored` (b,) is one."""
     left, top, right, bottom = boxes.unbind(1)
     return torch.where(mirrored[:, None] == 1, torch.stack([1 - right, top, 1 - left, bottom], dim=1), boxes)
-
-
-def face_weight(boxes: Tensor, size: int, extra: float) -> Tensor:
-    """Weight (b, 1, size, size) of the loss: one, rising to 1 + `extra` in the middle of each box (b, 4).
-
-    A box without extent, where no face was found, adds nothing.
-    """
-    at = (torch.arange(size, device=boxes.device) + 0.5) / size
-    left, top, right, bottom = (boxes[:, side, None] for side in range(4))
-
-    def bump(low: Tensor, high: Tensor) -> Tensor:
-        return torch.exp(-2 * ((at - (low + high) / 2) / (high - low).clamp(min=1e-3)).square())
-
-    hill = bump(top, bottom)[:, :, None] * bump(left, right)[:, None, :] * (right > left)[:, :, None]
-    return 1 + extra * hill[:, None]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from face0_worker.contract.errors import BadInput
+from face0_worker.learn.straight_mapper import straighten
 from face0_worker.render.clip_words import byte_letters, clip_merges
 from face0_worker.render.conditioning import FaceMapper
 
@@ -154,8 +155,8 @@ def check_start(folder: Path) -> None:
         raise BadInput(f"{folder} can't be gone on from: it has no {', no '.join(absent)}")
 
 
-def load_parts(folder: Path, parts: torch.nn.ModuleDict) -> None:
-    """Give `parts` the weights of a model folder that `write_model` wrote.
+def load_parts(folder: Path, parts: torch.nn.ModuleDict, mapper: bool = True) -> None:
+    """Give `parts` the weights of a model folder that `write_model` wrote; without `mapper`, all but the mapper's.
 
     Raises: BadInput: the folder is of another shape, or is not one.
     """
@@ -164,7 +165,8 @@ def load_parts(folder: Path, parts: torch.nn.ModuleDict) -> None:
         text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True)
         parts["unet"].load_state_dict(unet.state_dict())
         parts["text_encoder"].load_state_dict(text_encoder.state_dict())
-        parts["mapper"].load_state_dict(load_file(folder / "face0" / "mapper.safetensors"))
+        if mapper:
+            parts["mapper"].load_state_dict(load_file(folder / "face0" / "mapper.safetensors"))
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise BadInput(
             f"{folder} can't be trained on: it is not a model of this shape ({type(error).__name__})"
@@ -188,7 +190,7 @@ def new_parts(tokenizer: CLIPTokenizer, face_dimension: int, shape: Shape = SMAL
         {
             "unet": UNet2DConditionModel(**unet_config(shape)),
             "text_encoder": CLIPTextModel(text),
-            "mapper": FaceMapper(face_dimension, FACE_TOKENS, shape.text_width, shape.mapper_width),
+            "mapper": straighten(FaceMapper(face_dimension, FACE_TOKENS, shape.text_width, shape.mapper_width)),
         }
     )
 

@@ -32,6 +32,7 @@ _OF_A_BASE = {
 }
 _OF_A_NEW_MODEL = {
     "start": "--from",
+    "new_mapper": "--new-mapper",
     "vae_steps": "--vae-steps",
     "vae_minutes": "--vae-minutes",
     "vae_only": "--vae-only",
@@ -69,7 +70,18 @@ def small_plan(said: Mapping[str, Any], device: torch.device) -> SmallPlan:
         mix=_mix(said, Mix(batch=256 if gpu else 32)),
         **_shared(said, TrainPlan(likeness=LIKENESS)),
     )
-    return SmallPlan(shape, vae, denoiser, minutes=said["minutes"], vae_only=said["vae_only"], start=said["start"])
+    if said["new_mapper"] and said["start"] is None:
+        raise BadInput("--new-mapper belongs to a training that goes on from a model: name it with --from")
+    return SmallPlan(
+        shape,
+        vae,
+        denoiser,
+        minutes=said["minutes"],
+        vae_only=said["vae_only"],
+        start=said["start"],
+        new_mapper=said["new_mapper"],
+        vae_goes_on=said["start"] is not None and bool(said["vae_steps"] or said["vae_minutes"]),
+    )
 
 
 def tune_plan(said: Mapping[str, Any], base: Path, device: torch.device) -> TunePlan:

@@ -64,7 +64,11 @@ any machine; it is not meant for a shop window.
 
 @dataclass(frozen=True)
 class SmallPlan:
-    """How a small model is trained. `minutes` bound this sitting of the denoiser; None: until its steps are done."""
+    """How a small model is trained. `minutes` bound this sitting of the denoiser; None: until its steps are done.
+
+    `start` is a model folder whose weights are gone on from: all of them, but with `new_mapper` the mapper begins anew,
+    and without `vae_goes_on` the VAE stays as it is.
+    """
 
     shape: Shape = SMALL
     vae: VaePlan = field(default_factory=VaePlan)
@@ -72,6 +76,8 @@ class SmallPlan:
     minutes: float | None = None
     vae_only: bool = False
     start: Path | None = None
+    new_mapper: bool = False
+    vae_goes_on: bool = False
     sense: LikenessPlan = field(default_factory=LikenessPlan)
 
 
@@ -102,9 +108,11 @@ def train_small(
     prepare(device)
     material = gather(folders, plan.shape.size, pack, permit, say)
     vae_folder = work / "vae"
-    if plan.start is not None:
+    if plan.start is not None and not plan.vae_goes_on:
         take_vae(plan.start, vae_folder)
-    vae: Any = train_vae(material.seen.pixels, vae_folder, plan.shape, plan.vae, device, say)
+    first = plan.start / "vae" if plan.start is not None else None
+    pixels, boxes = material.seen.pixels, material.faces.boxes
+    vae: Any = train_vae(pixels, boxes, vae_folder, plan.shape, plan.vae, device, say, first)
     tell_vae(vae, material, work, say)
     if plan.vae_only:
         return
@@ -117,7 +125,7 @@ def train_small(
     torch.manual_seed(plan.denoiser.seed)
     parts = new_parts(tokenizer, faces.embeddings.shape[1], plan.shape)
     if plan.start is not None:
-        load_parts(plan.start, parts)
+        load_parts(plan.start, parts, mapper=not plan.new_mapper)
     subject = new_subject(parts, device)
     if plan.denoiser.likeness:
         sense = learn_latent_face(corpus, plan.sense, work / LATENT_FACE, say)

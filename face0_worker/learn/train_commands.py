@@ -50,8 +50,11 @@ _OPTIONS = (
         help="Event files in OUT.training/events; default: if installed.",
     ),
     click.Option(["--from", "start"], type=_PLACE, help="From nothing: go on from the weights of this model folder."),
-    click.Option(["--vae-steps"], type=int, help="From nothing: steps of the VAE, where there is none yet."),
-    click.Option(["--vae-minutes"], type=float, help="From nothing: time for the VAE, where there is none yet."),
+    click.Option(["--new-mapper"], is_flag=True, help="With --from: what faces are told with begins anew."),
+    click.Option(
+        ["--vae-steps"], type=int, help="From nothing: steps of the VAE; with --from: so that it goes on too."
+    ),
+    click.Option(["--vae-minutes"], type=float, help="From nothing: time for the VAE; with --from: as --vae-steps."),
     click.Option(["--vae-only"], is_flag=True, help="From nothing: stop when the VAE is trained."),
     click.Option(["--shape"], type=click.Choice(["small", "toy"]), help="From nothing: how large; default: small."),
     click.Option(["--compile/--no-compile", "compiled"], default=None, help="From nothing; default: on a GPU."),

@@ -24,11 +24,14 @@ from face0_worker.learn.autoencoder import (
     to_unit,
     train_vae,
 )
+from face0_worker.learn.face_weight import place_weight
 from face0_worker.learn.model_folder import TOY
 from tests.unit.learn.toy_data import quiet
 
 CPU = torch.device("cpu")
 SMALLEST = replace(TOY, size=32)
+# faces fill the left half of half of the pictures, and the others show none
+BOXES = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]).repeat(8, 1)
 PLAN = VaePlan(steps=6, batch=2, crop=32, faithful=0.5, checkpoint_s=25)
 
 
@@ -46,7 +49,7 @@ def pixels() -> Tensor:
 def _trainer(pixels: Tensor, folder: Path, plan: VaePlan = PLAN, kill_at: int = -1) -> VaeTrainer:
     """Return a training whose every step takes ten seconds and whose step `kill_at` does not end."""
     now = [0.0]
-    trainer = VaeTrainer(pixels, SMALLEST, plan, folder, quiet, lambda: now[0])
+    trainer = VaeTrainer(pixels, BOXES, SMALLEST, plan, folder, quiet, lambda: now[0])
     real = trainer.advance
 
     def advance() -> Tensor:
@@ -129,12 +132,12 @@ def test_a_step_that_is_not_finite_leaves_decoder_and_critic_alone_and_is_counte
 def test_the_vae_learns_is_written_whole_and_never_trained_twice(pixels: Tensor, tmp_path: Path) -> None:
     out = tmp_path / "vae"
     plan = replace(PLAN, steps=40, faithful=0.9, batch=4, rate=3e-3)
-    untrained = VaeTrainer(pixels, SMALLEST, plan, tmp_path / "none", quiet).ema
-    vae = train_vae(pixels.numpy(), out, SMALLEST, plan, CPU, quiet)
+    untrained = VaeTrainer(pixels, BOXES, SMALLEST, plan, tmp_path / "none", quiet).ema
+    vae = train_vae(pixels.numpy(), BOXES.numpy(), out, SMALLEST, plan, CPU, quiet)
     assert psnr(reconstruct(vae, pixels), pixels) > psnr(reconstruct(untrained, pixels), pixels) + 0.5
     assert not (tmp_path / STATE).exists()
     told: list[str] = []
-    again = train_vae(pixels.numpy(), out, SMALLEST, plan, CPU, told.append)
+    again = train_vae(pixels.numpy(), BOXES.numpy(), out, SMALLEST, plan, CPU, told.append)
     assert not told
     assert _equal(list(vae.parameters()), list(again.parameters()))
 
@@ -161,7 +164,20 @@ def test_the_spread_of_latents_is_drawn_to_one_by_the_kl_term(
 def test_a_vae_training_of_another_shape_is_refused(pixels: Tensor, tmp_path: Path) -> None:
     _trainer(pixels, tmp_path).checkpoint()
     with pytest.raises(BadInput, match="another shape"):
-        VaeTrainer(pixels, replace(SMALLEST, latents=4), PLAN, tmp_path, quiet)
+        VaeTrainer(pixels, BOXES, replace(SMALLEST, latents=4), PLAN, tmp_path, quiet)
+
+
+def test_a_vae_that_goes_on_starts_at_the_weights_of_the_one_before(pixels: Tensor, tmp_path: Path) -> None:
+    first, none = tmp_path / "first", replace(PLAN, steps=0)
+    torch.manual_seed(5)
+    before = train_vae(pixels.numpy(), BOXES.numpy(), first, SMALLEST, PLAN, CPU, quiet)
+    arguments = (pixels.numpy(), BOXES.numpy(), tmp_path / "further" / "vae", SMALLEST, replace(PLAN, seed=7))
+    trainer = VaeTrainer(pixels, BOXES, SMALLEST, none, tmp_path / "none", quiet, start=first)
+    assert _equal(list(trainer.ema.parameters()), list(before.parameters()))
+    further = train_vae(*arguments, CPU, quiet, first)
+    assert not _equal(list(further.parameters()), list(before.parameters()))
+    with pytest.raises(BadInput, match="not a VAE of this shape"):
+        VaeTrainer(pixels, BOXES, replace(SMALLEST, latents=4), none, tmp_path / "other", quiet, start=first)
 
 
 def test_a_vae_that_was_half_copied_is_taken_again(tmp_path: Path) -> None:
@@ -177,16 +193,34 @@ def test_a_vae_that_was_half_copied_is_taken_again(tmp_path: Path) -> None:
 
 def test_crops_are_cut_from_the_pictures_and_mirrored_half_of_the_time() -> None:
     picture = torch.arange(64, dtype=torch.uint8).reshape(1, 8, 8, 1).expand(1, 8, 8, 3)
-    crops = random_crops(picture, 200, 4, torch.Generator().manual_seed(0))[..., 0].int()
+    pieces, weight = random_crops(picture, BOXES[:1], 200, 4, 3.0, torch.Generator().manual_seed(0))
+    crops = pieces[..., 0].int()
     steps = crops[:, 0, 1] - crops[:, 0, 0]
     assert set(steps.tolist()) == {1, -1}
     assert 60 < int((steps == 1).sum()) < 140
     assert bool((crops.diff(dim=1) == 8).all())
     assert len({int(crop.min()) for crop in crops}) > 15
+    # what a place counts follows it: here the face's middle is the line between the columns 1 and 2
+    assert weight.shape == (200, 1, 4, 4)
+    middle, edge = (weight[:, 0][crops % 8 == column] for column in (1, 7))
+    assert float(middle.min()) > 1.5
+    assert float(edge.max()) < 1.1
+
+
+def test_an_error_in_a_face_counts_more_than_one_beside_it() -> None:
+    want = torch.zeros(1, 3, 16, 16)
+    weight = place_weight(BOXES[:1], *(((torch.arange(16) + 0.5) / 16)[None],) * 2, 4.0)
+    inside, outside = want.clone(), want.clone()
+    inside[..., 6:10, 3:5], outside[..., 6:10, 11:13] = 1, 1
+    wrong = [float(reconstruction_loss(one, want, weight)) for one in (inside, outside)]
+    assert wrong[0] > 2 * wrong[1]
+    plain = [float(reconstruction_loss(one, want, torch.ones_like(weight))) for one in (inside, outside)]
+    assert plain[0] == pytest.approx(plain[1])
 
 
 def test_the_loss_of_a_perfect_copy_is_zero_and_of_a_blurred_edge_is_not() -> None:
     edge = torch.ones(1, 3, 8, 8)
     edge[..., 4:] = -1
-    assert float(reconstruction_loss(edge, edge)) == 0
-    assert float(reconstruction_loss(torch.zeros_like(edge), edge)) > 1
+    alike = torch.ones(1, 1, 8, 8)
+    assert float(reconstruction_loss(edge, edge, alike)) == 0
+    assert float(reconstruction_loss(torch.zeros_like(edge), edge, alike)) > 1

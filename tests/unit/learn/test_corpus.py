@@ -17,10 +17,10 @@ from face0_worker.learn.corpus import (
     build_corpus,
     draw,
     encode_latents,
-    face_weight,
     tokenise_wordings,
     tokens_of,
 )
+from face0_worker.learn.face_weight import face_weight
 from face0_worker.learn.model_folder import TOY, vae_config
 from tests.unit.learn.toy_training import CAPTION, FACELESS, PEOPLE, toy_corpus
 

@@ -39,10 +39,11 @@ def test_every_option_reaches_its_place_in_the_plan_of_a_small_model() -> None:
         *("--minutes", "7", "--steps", "20", "--batch", "5", "--rate", "0.001", "--ema", "0.9", "--accumulate", "3"),
         *("--drop-face", "0.1", "--drop-text", "0.2", "--drop-both", "0.3", "--face-weight", "4", "--likeness", "0.25"),
         *("--checkpoint-s", "9", "--checkpoint-every", "8", "--sample-every", "6", "--seed", "2", "--shape", "toy"),
-        *("--from", "there", "--vae-minutes", "1", "--vae-only", "--compile"),
+        *("--from", "there", "--new-mapper", "--vae-minutes", "1", "--vae-only", "--compile"),
     )
     plan = small_plan(said, CPU)
     assert (plan.minutes, plan.start, plan.vae_only, plan.shape) == (7.0, Path("there"), True, TOY)
+    assert (plan.new_mapper, plan.vae_goes_on) == (True, True)
     assert (plan.vae.minutes, plan.vae.steps, plan.vae.checkpoint_s, plan.vae.seed) == (1.0, None, 9.0, 2)
     denoiser = plan.denoiser
     assert (denoiser.steps, denoiser.rate, denoiser.ema, denoiser.accumulate) == (20, 0.001, 0.9, 3)
@@ -55,6 +56,7 @@ def test_every_option_reaches_its_place_in_the_plan_of_a_small_model() -> None:
 def test_a_training_that_goes_on_from_a_model_warms_up_faster() -> None:
     anew, further = (small_plan(_said("--steps", "10", *more), CPU) for more in ((), ("--from", "there")))
     assert further.denoiser.warmup < anew.denoiser.warmup
+    assert (further.vae_goes_on, further.new_mapper) == (False, False)
 
 
 def test_a_base_learns_with_the_papers_plain_loss_unless_more_is_asked() -> None:
@@ -70,6 +72,7 @@ def test_a_base_learns_with_the_papers_plain_loss_unless_more_is_asked() -> None
     ("arguments", "told"),
     [
         ((), "say when to stop"),
+        (("--steps", "1", "--new-mapper"), "name it with --from"),
         (("--steps", "1", "--rank", "4"), "--rank belongs to a training that begins with a model"),
         (("--steps", "1", "--drop-face", "0.5", "--drop-text", "0.6"), "together at most 1"),
     ],

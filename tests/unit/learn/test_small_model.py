@@ -137,6 +137,19 @@ def test_a_training_from_a_model_starts_at_its_weights(trained: Path, data: Path
     assert "before" not in earlier
 
 
+def test_a_training_from_a_model_begins_its_mapper_anew_and_goes_on_with_its_vae_where_that_is_asked(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    none = replace(PLAN, denoiser=replace(PLAN.denoiser, steps=0), start=trained)
+    train_small([data], tmp_path / "mapper", replace(none, new_mapper=True), CPU, watch=QUIET)
+    train_small([data], tmp_path / "vae", replace(none, vae_goes_on=True), CPU, watch=QUIET)
+    before = _weights(trained)
+    for name, part in (("mapper", "face0/"), ("vae", "vae/")):
+        after = _weights(tmp_path / name)
+        moved = {key.split("/")[0] + "/" for key in before if not torch.equal(before[key], after[key])}
+        assert moved == {part}
+
+
 def test_a_training_that_asks_for_the_person_learns_first_what_to_ask_with(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
