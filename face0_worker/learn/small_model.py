@@ -101,10 +101,11 @@ def train_small(
     watch = watch or Watch()
     say, work = watch.say, out.with_name(out.name + ".training")
     check_place(out)
-    before: Mapping[str, Any] | None = None
+    begun: dict[str, Any] = {}
     if plan.start is not None:
         check_start(plan.start)
         before = read_json(plan.start / "face0" / "face0.json").get("training")
+        begun = {"new_mapper": plan.new_mapper, "vae_goes_on": plan.vae_goes_on, "before": before}
     prepare(device)
     material = gather(folders, plan.shape.size, pack, permit, say)
     vae_folder = work / "vae"
@@ -138,7 +139,7 @@ def train_small(
             if source.consent:
                 permit(source.consent)
         with now.averaged() as averages:
-            assemble(out, vae, work / "tokenizer", averages, card_facts(out.name, plan.shape, material, now, before))
+            assemble(out, vae, work / "tokenizer", averages, card_facts(out.name, plan.shape, material, now, begun))
         show_sheet(now, vae, material.sitters, asked, work, watch)
         say(f"wrote {out} at step {now.step}")
 
@@ -192,10 +193,10 @@ def encoded(seen: Portraits, vae: Any, device: torch.device, cache: Path, say: C
 
 
 def card_facts(
-    name: str, shape: Shape, material: Material, trainer: Trainer, before: Mapping[str, Any] | None = None
+    name: str, shape: Shape, material: Material, trainer: Trainer, begun: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what `face0/face0.json` says of the model as it is now; `before`: the training of the model that this one
-    went on from, as its card tells it."""
+    """Return what `face0/face0.json` says of the model as it is now; `begun`: what its training has to say of the model
+    that it went on from, `before` among it, the training of that one as its card tells it."""
     facts = trainer.facts()
     seen = material.seen
     return {
@@ -212,7 +213,7 @@ def card_facts(
             "pictures": len(seen),
             "people": len(set(seen.people)),
             "left_out": {"unreadable": material.unreadable, "faceless": material.faceless},
-            **({"before": before} if before else {}),
+            **begun,
         },
         "licences": {
             "weights": "Apache-2.0",

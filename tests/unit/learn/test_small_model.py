@@ -148,6 +148,8 @@ def test_a_training_from_a_model_begins_its_mapper_anew_and_goes_on_with_its_vae
         after = _weights(tmp_path / name)
         moved = {key.split("/")[0] + "/" for key in before if not torch.equal(before[key], after[key])}
         assert moved == {part}
+        told = json.loads((tmp_path / name / "face0" / "face0.json").read_text())["training"]
+        assert (told["new_mapper"], told["vae_goes_on"]) == (name == "mapper", name == "vae")
 
 
 def test_a_training_that_asks_for_the_person_learns_first_what_to_ask_with(
