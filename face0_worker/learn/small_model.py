@@ -127,7 +127,7 @@ def train_small(
     parts = new_parts(tokenizer, faces.embeddings.shape[1], plan.shape)
     if plan.start is not None:
         load_parts(plan.start, parts, mapper=not plan.new_mapper)
-    subject = new_subject(parts, device)
+    subject = replace(new_subject(parts, device), about=f"a small model with the VAE {digest_of(vae)[:12]}")
     if plan.denoiser.likeness:
         sense = learn_latent_face(corpus, plan.sense, work / LATENT_FACE, say)
         subject = replace(subject, sense=sense)
@@ -174,11 +174,18 @@ def tell_vae(vae: Any, material: Material, work: Path, say: Callable[[str], None
     write_sheet(grid(torch.stack([pixels[some], decoded[some]]).cpu().numpy()), work / "vae.png")
 
 
+def digest_of(vae: Any) -> str:
+    """Return what tells one VAE's weights from another's, SHA-256 as hexadecimal: latents mean nothing to another."""
+    key = hashlib.sha256()
+    for value in vae.state_dict().values():
+        key.update(value.detach().cpu().float().numpy().tobytes())
+    return key.hexdigest()
+
+
 def encoded(seen: Portraits, vae: Any, device: torch.device, cache: Path, say: Callable[[str], None]) -> torch.Tensor:
     """Encode every picture once; kept in `cache`, whole or not at all, as long as VAE and pixels are the same."""
     key = hashlib.sha256(np.ascontiguousarray(seen.pixels).data)
-    for value in vae.state_dict().values():
-        key.update(value.detach().cpu().float().numpy().tobytes())
+    key.update(digest_of(vae).encode())
     named = key.hexdigest()
     if cache.is_file():
         stored: dict[str, torch.Tensor] = load_file(cache, device=str(device))

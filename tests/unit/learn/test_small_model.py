@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from face0_worker.contract.errors import BadInput, ConsentRefused
 from face0_worker.contract.job import RenderItem
@@ -118,6 +118,16 @@ def test_a_picture_that_changed_under_its_name_is_encoded_again(trained: Path, d
     told: list[str] = []
     train_small([changed], out, PLAN, CPU, watch=Watch(Lines(told.append)))
     assert any(line.startswith("encoded 9 pictures") for line in told)
+
+
+def test_a_training_whose_vae_became_another_is_not_gone_on_with(trained: Path, data: Path, tmp_path: Path) -> None:
+    out, work = tmp_path / "small", tmp_path / "small.training"
+    shutil.copytree(trained.with_name("small.training"), work)
+    weights = work / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(BadInput, match=r"with the VAE .* remove it"):
+        train_small([data], out, replace(PLAN, denoiser=replace(PLAN.denoiser, steps=3)), CPU, watch=QUIET)
+    assert not out.exists()
 
 
 def test_a_training_from_a_model_starts_at_its_weights(trained: Path, data: Path, tmp_path: Path) -> None:
