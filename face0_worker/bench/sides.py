@@ -17,9 +17,8 @@ from face0_worker.render.batch import RenderRequest, make_pictures
 from face0_worker.render.denoiser import Forward
 
 PLAIN = Guidance(w=W)
-# as the shipped model has it: the person is decided early, and late steps gain nothing that a judge sees
-# (docs/evaluation.md; Kynkaanniemi et al. 2024, arXiv 2404.07724, limit guidance so)
-LIMITED = Guidance(w=W, start=0.0, stop=0.7)
+# as the shipped model has it (docs/evaluation.md; Kynkaanniemi et al. 2024, arXiv 2404.07724, limit guidance so)
+LIMITED = Guidance(w=W, start=0.3, stop=1.0)
 _GARMENTS = ("red turtleneck", "black suit", "blue dress", "green jacket", "white shirt", "yellow raincoat")
 _BACKGROUNDS = ("white", "grey", "beach", "city", "forest")
 

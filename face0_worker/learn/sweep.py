@@ -18,7 +18,7 @@ STRENGTHS = (1.0, 2.0, 3.0, 5.0, 7.5)
 # joint share c and face share a: the paper's regimes for photographs (c = 1), stylised and very unreal pictures, and
 # shares above one of text alone, which exaggerate what the face adds to it
 SHARES = ((0.7, 0.0), (0.7, 1.0), (1.4, 1.0), (1.5, 0.0), (2.0, 0.0), (3.0, 0.0))
-INTERVALS = ((0.0, 0.5), (0.0, 0.8), (0.2, 1.0))
+INTERVALS = ((0.0, 1.0), (0.0, 0.7), (0.2, 1.0), (0.4, 1.0), (0.3, 0.8))
 # shares above one at the beginning only, where the person is decided: two evaluations a step again, and fewer
 EARLY = ((2.0, 0.5), (3.0, 0.5), (3.0, 0.3))
 STEPS = (12, 40)
