@@ -41,8 +41,8 @@ from face0_worker.render.card import read_json
 
 LATENT_FACE = "likeness.safetensors"
 LIKENESS = 0.5
-# guidance in the first steps costs likeness and an evaluation each (the sweep in docs/evaluation.md; Kynkaanniemi et al.
-# 2024, arXiv 2404.07724, limit it so)
+# guidance in the first steps costs likeness and an evaluation each (the sweep in docs/evaluation.md;
+# Kynkaanniemi et al. 2024, arXiv 2404.07724, limit it so)
 GUIDANCE = {"w": 3.0, "c": 1.0, "a": 0.0, "start": 0.3, "stop": 1.0}
 
 CARD = """# {name}
