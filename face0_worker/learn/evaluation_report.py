@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -147,29 +147,35 @@ def _sweep_lines(points: Sequence[Point]) -> list[str]:
 
 
 def plot(points: Sequence[Point], file: Path) -> None:
-    """Draw every setting as a point: fidelity to the right, identity upwards, one line per thing changed."""
+    """Draw every setting as a point, identity upwards, one line per thing changed: in one half fidelity to the right, in
+    the other what a picture costs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(12, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    own = next(point for point in points if point.group == "own")
-    for group in dict.fromkeys(point.group for point in points):
-        mine = [point for point in points if point.group == group]
-        style = {"marker": "*", "markersize": 16} if group == "own" else {"marker": "o"}
-        axes.plot([p.fidelity for p in mine], [p.identity for p in mine], label=group, alpha=0.8, **style)
-        for point in mine:
-            axes.annotate(_short(point), (point.fidelity, point.identity), (5, 4), textcoords="offset points", size=7)
-    chosen = best(points)
-    axes.scatter(
-        [chosen.fidelity], [chosen.identity], s=220, facecolors="none", edgecolors="black", label="best of both"
+    own, chosen = next(point for point in points if point.group == "own"), best(points)
+    halves: tuple[tuple[str, Callable[[Point], float]], ...] = (
+        ("garment, its colour and background right (share of pictures)", lambda point: point.fidelity),
+        ("evaluations of the denoiser a picture", lambda point: point.evaluations),
     )
-    axes.axhline(own.identity, color="grey", lw=0.5)
-    axes.set_xlabel("garment, its colour and background right (share of pictures)")
-    axes.set_ylabel("rank-1 in matched galleries, independent recogniser")
-    axes.grid(alpha=0.3)
-    axes.legend(title="changed")
+    every = figure.subplots(1, len(halves), sharey=True)
+    for axes, (said, across) in zip(every, halves, strict=True):
+        for group in dict.fromkeys(point.group for point in points):
+            mine = [point for point in points if point.group == group]
+            style = {"marker": "*", "markersize": 16} if group == "own" else {"marker": "o"}
+            axes.plot([across(p) for p in mine], [p.identity for p in mine], label=group, alpha=0.8, **style)
+        # names of points on one line would hide each other
+        for point in points if len({across(point) for point in points}) > 1 else ():
+            axes.annotate(_short(point), (across(point), point.identity), (5, 4), textcoords="offset points", size=7)
+        axes.scatter(
+            [across(chosen)], [chosen.identity], s=220, facecolors="none", edgecolors="black", label="best of both"
+        )
+        axes.axhline(own.identity, color="grey", lw=0.5)
+        axes.set_xlabel(said)
+        axes.grid(alpha=0.3)
+    every[0].set_ylabel("rank-1 in matched galleries, independent recogniser")
+    every[0].legend(title="changed")
     figure.savefig(file)
 
 
