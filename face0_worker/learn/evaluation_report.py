@@ -147,7 +147,7 @@ def _sweep_lines(points: Sequence[Point]) -> list[str]:
 
 
 def plot(points: Sequence[Point], file: Path) -> None:
-    """Draw every setting as a point, identity upwards, one line per thing changed: in one half fidelity to the right, in
+    """Draw every setting as a point, identity upwards, a line per thing changed: fidelity to the right in one half, in
     the other what a picture costs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
