@@ -22,7 +22,7 @@ from face0_worker.contract.errors import BadInput, ConsentRefused
 from face0_worker.contract.job import RenderItem
 from face0_worker.learn import album
 from face0_worker.learn.album import caption_wordings, read_album, word_rows
-from face0_worker.learn.base_model import read_base, text_encoder
+from face0_worker.learn.base_model import LORA, learning_parts, read_base, text_encoder
 from face0_worker.learn.corpus import Mix
 from face0_worker.learn.dataset import is_held_out, read_index
 from face0_worker.learn.likeness import LikenessPlan
@@ -251,6 +251,13 @@ def test_pictures_and_texts_are_encoded_once_and_again_only_where_they_changed(
     tune([mine], tmp_path / "two", plan, CPU, watch=Watch(Lines(told.append)))
     assert {file for file in read if held not in file} == set()
     assert not any(line.startswith("encoded") for line in told)
+
+
+def test_a_base_without_a_mapper_gets_one_that_begins_as_a_straight_line(base: Path) -> None:
+    parts = learning_parts(read_base(base), {"dimension": 128}, LORA, 4, "no", checkpointing=False)
+    face = torch.randn(4, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(parts["mapper"](-face), -parts["mapper"](face))
 
 
 def test_a_base_that_has_a_mapper_for_these_faces_goes_on_with_it(tuned: Path, data: Path, tmp_path: Path) -> None:
