@@ -44,6 +44,7 @@ def calibrate_here(
             width=width,
             height=height,
             steps=pipeline.card.steps,
+            sampler=pipeline.card.sampler,
             guidance=pipeline.card.guidance,
             precision=pipeline.precision,
         )

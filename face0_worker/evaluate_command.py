@@ -136,6 +136,7 @@ def _report(
         "precision": pipeline.precision,
         "size": pipeline.card.size,
         "steps": pipeline.card.steps,
+        "sampler": pipeline.card.sampler,
         "guidance": asdict(pipeline.card.guidance),
         "minutes": round((time.monotonic() - start) / 60, 1),
     }

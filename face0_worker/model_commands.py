@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from face0_worker.contract.job import SAMPLERS
 from face0_worker.settings import Settings
 
 _PLACE = click.Path(path_type=Path)
@@ -81,6 +82,7 @@ def _add_adapter_commands(group: click.Group, settings: Callable[[click.Context]
     @click.option("--out", required=True, type=_PLACE, help="Model folder to write; it must not exist.")
     @click.option("--name", help="The new model's name; default: MODEL's and the LoRA's.")
     @click.option("--steps", type=click.IntRange(1), help="Steps that the new model is offered with; few for LCM.")
+    @click.option("--sampler", type=click.Choice(SAMPLERS), help="What its steps are made with; lcm for an LCM-LoRA.")
     @click.option("--guidance", "w", type=float, help="Strength of guidance (w) that it is offered with.")
     @click.option("--licence", default="", help="The LoRA's licence, for the card.")
     def with_lora(model: Path, lora: Path, out: Path, **said: Any) -> None:
@@ -96,6 +98,7 @@ def _add_adapter_commands(group: click.Group, settings: Callable[[click.Context]
         card = needs_face(survey_model(model))
         changes: dict[str, Any] = {"name": said["name"] or f"{card.name}+{lora.stem}"}
         changes |= {} if said["steps"] is None else {"steps": said["steps"]}
+        changes |= {} if said["sampler"] is None else {"sampler": said["sampler"]}
         changes |= {} if said["w"] is None else {"guidance": asdict(replace(card.guidance, w=said["w"]))}
         digest = add_lora(model, lora, out, scale=said["scale"], licence=said["licence"], changes=changes)
         click.echo(f"wrote {out}, digest {digest}")

@@ -34,6 +34,7 @@ class ItemDefaults:
     width: int = 128
     height: int = 128
     steps: int = 20
+    sampler: str = RenderItem.sampler
     guidance: Guidance = field(default_factory=Guidance)
     precision: str = "float32"
     aspect: float = 1.0
@@ -48,6 +49,7 @@ class ItemDefaults:
             width=int(str(size)) if size else plain.width,
             height=int(str(size)) if size else plain.height,
             steps=int(str(facts.get("steps") or plain.steps)),
+            sampler=str(facts.get("sampler") or plain.sampler),
             guidance=Guidance(**guidance) if isinstance(guidance, dict) else plain.guidance,
             precision=str(facts.get("precision") or plain.precision),
             aspect=float(str(facts.get("aspect") or plain.aspect)),
@@ -142,7 +144,7 @@ class ProductList:
             width=cell.size("width", width),
             height=cell.size("height", height),
             steps=cell.whole("steps", defaults.steps, 1, 500),
-            sampler=cell.one_of("sampler", SAMPLERS, RenderItem.sampler),
+            sampler=cell.one_of("sampler", SAMPLERS, defaults.sampler),
             guidance=cell.guidance(defaults.guidance),
             precision=defaults.precision,
             output_width=output.width if output else 0,

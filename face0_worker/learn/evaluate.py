@@ -66,7 +66,7 @@ class Studio:
         self.pipeline, self.embedder, self.judges, self.plan, self.say = pipeline, embedder, judges, plan, say
         self.embeddings: dict[str, np.ndarray] = {}
         self.left_out = 0
-        self.setting = Setting(pipeline.card.guidance, pipeline.card.steps)
+        self.setting = Setting(pipeline.card.guidance, pipeline.card.steps, pipeline.card.sampler)
 
     def invite(self, pictures: Sequence[Picture]) -> References:
         """Choose the galleries, embed each person's photo as the product does, and look at the one to compare with.

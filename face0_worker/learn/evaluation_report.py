@@ -130,20 +130,13 @@ def _text(row: Measured | None) -> str:
 
 def _sweep_lines(points: Sequence[Point]) -> list[str]:
     lines = ["## Sweep", "", f"![identity against fidelity]({PLOT})", ""]
-    lines += [
-        "| changed | w | c | a | interval | steps | evaluations | rank-1 matched | AUC matched | fidelity | no face |"
-    ]
-    lines += ["|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines += ["| changed | setting | evaluations | rank-1 matched | AUC matched | fidelity | no face |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for point in points:
-        g = point.setting.guidance
         auc, none = point.value(f"auc.{MATCHED_GALLERY}.{INDEPENDENT}"), point.value("no_face")
-        lines.append(
-            f"| {point.group} | {g.w:g} | {g.c:g} | {g.a:g} | [{g.start:g}, {g.stop:g}) | {point.setting.steps} "
-            f"| {point.evaluations} | {point.identity:.3f} | {auc:.3f} | {point.fidelity:.3f} | {none:.3f} |"
-        )
-    g = best(points).setting.guidance
-    told = f"w {g.w:g}, c {g.c:g}, a {g.a:g}, [{g.start:g}, {g.stop:g}), {best(points).setting.steps} steps"
-    return [*lines, "", f"Highest harmonic mean of identity and fidelity: {told}."]
+        told = " | ".join(f"{value:.3f}" for value in (point.identity, auc, point.fidelity, none))
+        lines.append(f"| {point.group} | {point.setting} | {point.evaluations} | {told} |")
+    return [*lines, "", f"Highest harmonic mean of identity and fidelity: {best(points).setting}."]
 
 
 def plot(points: Sequence[Point], file: Path) -> None:
@@ -185,8 +178,8 @@ def _short(point: Point) -> str:
         "w": f"w {g.w:g}",
         "c, a": f"c {g.c:g}, a {g.a:g}",
         "interval": f"[{g.start:g}, {g.stop:g})",
-        "c, early": f"c {g.c:g} in [{g.start:g}, {g.stop:g})",
         "steps": f"{point.setting.steps} steps",
+        "sampler": point.setting.sampler,
     }
     return told.get(point.group, f"w {g.w:g}, {point.setting.steps} steps")
 

@@ -122,6 +122,7 @@ def _item(pipeline: Pipeline, number: int) -> RenderItem:
         width=card.size,
         height=card.size,
         steps=card.steps,
+        sampler=card.sampler,
         guidance=card.guidance,
         precision=pipeline.precision,
     )

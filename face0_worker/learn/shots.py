@@ -20,10 +20,15 @@ from face0_worker.render.quality import judge
 
 @dataclass(frozen=True)
 class Setting:
-    """How pictures are made: guidance and the number of steps."""
+    """How pictures are made: guidance, the number of steps, and what they are made with."""
 
     guidance: Guidance
     steps: int
+    sampler: str = RenderItem.sampler
+
+    def __str__(self) -> str:
+        g = self.guidance
+        return f"w {g.w:g}, c {g.c:g}, a {g.a:g}, [{g.start:g}, {g.stop:g}), {self.steps} steps of {self.sampler}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ def _item(pipeline: Pipeline, shot: Shot, setting: Setting) -> RenderItem:
         width=pipeline.card.size,
         height=pipeline.card.size,
         steps=setting.steps,
+        sampler=setting.sampler,
         guidance=setting.guidance,
         precision=pipeline.precision,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from face0_worker.contract.bars import Calibration
 from face0_worker.contract.errors import BadInput, ModelMissing
-from face0_worker.contract.job import Guidance
+from face0_worker.contract.job import SAMPLERS, Guidance, RenderItem
 
 # 2 has adapters: a worker that reads only 1 refuses such a card, instead of rendering without them
 CARD_FORMATS = (1, 2)
@@ -42,7 +42,8 @@ class FaceAdapter:
 class Card:
     """What `face0/face0.json` says. `size` is the pictures' side in pixels, `tokens` the face's share of the text.
 
-    `aspect`: how long pictures may be, as long side by short side; 1: the model was trained on squares only.
+    `sampler` is what its steps are made with where a list names none. `aspect`: how long pictures may be, as long side
+    by short side; 1: the model was trained on squares only.
 
     With an `adapter` there is no mapper and the text keeps all its tokens. `gate`: the bars of the quality gate, None
     where the model was not calibrated.
@@ -61,6 +62,7 @@ class Card:
     adapter: FaceAdapter | None = None
     gate: Calibration | None = None
     aspect: float = 1.0
+    sampler: str = RenderItem.sampler
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def parse_card(data: Mapping[str, Any], path: Path) -> Card:
             adapter=adapter,
             gate=Calibration(**data["gate"]) if data.get("gate") else None,
             aspect=float(data.get("aspect", 1.0)),
+            sampler=str(data.get("sampler", RenderItem.sampler)),
         )
         if card.gate is not None:
             card.gate.bars()
@@ -121,6 +124,8 @@ def _check_numbers(card: Card, path: Path) -> None:
         raise BadInput(f"{path}: embedder dimension, steps and size must be positive, tokens at least 0")
     if not 1.0 <= card.aspect <= 4.0:
         raise BadInput(f"{path}: aspect is the longest side by the shortest that the model was trained on, from 1 to 4")
+    if card.sampler not in SAMPLERS:
+        raise BadInput(f"{path}: sampler {card.sampler!r} is unknown; known are {', '.join(SAMPLERS)}")
     if card.adapter is None and card.mapper_width < 1:
         raise BadInput(f"{path}: mapper_width must be positive")
     if card.adapter is not None and card.adapter.tokens < 1:

@@ -21,6 +21,7 @@ from face0_worker.render.face_adapter import FaceProjection
 from face0_worker.render.guidance import Branch, Rows
 from face0_worker.render.limits import BatchLimits
 from face0_worker.render.loading import Card, Parts, read_parts
+from face0_worker.render.sampler import make_scheduler
 from face0_worker.render.tensors import to_host
 from face0_worker.render.text import EncodedTexts, TextEncoder, at_once, encode_texts
 
@@ -164,7 +165,8 @@ class Pipeline:
         """Load a model folder or single file; `digest` is what `models.digest_model` says of it.
 
         Raises: ModelMissing: the folder, a weight or the device is not there. BadInput: pickled weights,
-        components that don't fit each other, an unknown device or precision.
+        components that don't fit each other, a sampler or steps in the card that the model can't be run with, an
+        unknown device or precision.
         """
         chosen = pick_device(device)
         kind = pick_precision(precision, chosen)
@@ -172,6 +174,10 @@ class Pipeline:
             # TF32 keeps 10 bits: what asks for float32 gets it, in convolutions too (promise P10)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         parts = read_parts(folder, PRECISIONS[kind], DECODE_PRECISIONS[kind])
+        try:
+            make_scheduler(parts.scheduler_config, parts.card.sampler, parts.card.steps)
+        except BadInput as error:
+            raise BadInput(f"{folder}: what its card says where a list says nothing can't be made: {error}") from error
         with device_errors("the model"):
             pipeline = cls(parts, digest=digest, device=chosen, precision=kind)
         pipeline.place = folder
@@ -189,6 +195,7 @@ class Pipeline:
             "embedder_dim": self.card.embedder_dim,
             "guidance": asdict(self.card.guidance),
             "steps": self.card.steps,
+            "sampler": self.card.sampler,
             "licences": self.card.licences,
             **({"gate": asdict(self.card.gate)} if self.card.gate else {}),
             "device": str(self.device),

@@ -178,11 +178,13 @@ def test_a_model_with_a_lora_is_another_model_with_its_own_name(run: Any, tmp_pa
     folder = write_tiny_model(tmp_path / "folder")
     file = write_lora(tmp_path / "few.safetensors", folder, "kohya")
     words = ["model", "with-lora", folder, "--lora", file, "--scale", "0.5", "--steps", "4", "--guidance", "1.5"]
+    words += ["--sampler", "lcm"]
     code, said, err = run(*words, "--licence", "OpenRAIL", "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert digest_model(tmp_path / "out") in said
     facts = json.loads(run("model", "inspect", tmp_path / "out", "--json")[1])
-    assert (facts["name"], facts["steps"], facts["guidance"]["w"], facts["problem"]) == ("tiny+few", 4, 1.5, None)
+    assert (facts["name"], facts["steps"], facts["sampler"], facts["problem"]) == ("tiny+few", 4, "lcm", None)
+    assert facts["guidance"]["w"] == 1.5
     assert facts["loras"] == [{"file": "few.safetensors", "scale": 0.5}]
     assert facts["licences"]["lora few"] == "OpenRAIL"
     assert np.abs(picture(tmp_path / "out") - picture(folder)).mean() > 0.01

@@ -18,7 +18,6 @@ from PIL import Image
 from face0_worker.cli import commands
 from face0_worker.commandline import run_group
 from face0_worker.contract.errors import BadInput, ModelMissing
-from face0_worker.contract.guidance import evaluations
 from face0_worker.contract.job import Guidance
 from face0_worker.faces.embed import Embedder
 from face0_worker.learn import sweep
@@ -241,10 +240,7 @@ def test_a_sweep_changes_one_thing_at_a_time_and_the_best_point_serves_both() ->
     settings = settings_around(own)
     assert settings[0] == ("own", own)
     assert len({setting for _, setting in settings}) == len(settings)
-    assert {group for group, _ in settings} == {"own", "w", "c, a", "interval", "c, early", "steps"}
-    early = next(setting for group, setting in settings if group == "c, early")
-    # three branches in half of the steps and one in the others cost what two in all of them do
-    assert evaluations(early.guidance, 20) == evaluations(own.guidance, 20) == 40
+    assert {group for group, _ in settings} == {"own", "w", "c, a", "interval", "steps", "sampler"}
 
     def point(identity: float, fidelity: float, steps: int = 20) -> Point:
         rows = (
@@ -265,8 +261,8 @@ def test_the_command_writes_the_report(
         ("STRENGTHS", (1.0,)),
         ("SHARES", ((0.4, 0.0),)),
         ("INTERVALS", ()),
-        ("EARLY", ()),
         ("STEPS", ()),
+        ("WAYS", ()),
     ):
         monkeypatch.setattr(sweep, name, few)
     words = ["evaluate", "--model", str(model_folder), "--data", str(folder), "--judges", str(judges_folder)]

@@ -54,7 +54,13 @@ def test_what_a_line_leaves_out_comes_from_the_model(tmp_path: Path) -> None:
     facts = {"size": 256, "steps": 12, "precision": "float16", "guidance": {"w": 3.0, "c": 0.5, "a": 0.0}}
     (item,) = read_items(write(tmp_path, "sku,prompt,steps\nA1,red,\n"), defaults=ItemDefaults.of_model(facts))
     assert (item.width, item.height, item.steps, item.precision) == (256, 256, 12, "float16")
-    assert item.guidance == Guidance(w=3.0, c=0.5)
+    assert (item.guidance, item.sampler) == (Guidance(w=3.0, c=0.5), "ddim")  # a worker that names none
+
+
+def test_a_line_that_names_no_sampler_gets_the_model_s_own(tmp_path: Path) -> None:
+    defaults = ItemDefaults.of_model({"size": 64, "sampler": "lcm", "steps": 4})
+    path = write(tmp_path, "sku,prompt,sampler\nA1,red,\nB2,red,euler\n")
+    assert [item.sampler for item in read_items(path, defaults=defaults)] == ["lcm", "euler"]
 
 
 def test_the_same_list_gives_the_same_seeds_and_another_sku_another(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_the_facts_are_what_a_worker_offers(tiny: Pipeline) -> None:
         "embedder_dim": 128,
         "guidance": {"w": 3.0, "c": 1.0, "a": 0.0, "start": 0.0, "stop": 1.0},
         "steps": 4,
+        "sampler": "ddim",
         "licences": {"weights": "CC0-1.0"},
         "device": "cpu",
     }
@@ -140,6 +141,8 @@ def test_parts_of_different_models_are_refused_with_both_numbers(copied: Path, t
         ({"guidance": {"w": 3, "start": 1, "stop": 0}}, "interval"),
         ({"guidance": {"strength": 3}}, "wrong kind"),
         ({"size": 60}, "size"),
+        ({"sampler": "heun"}, "sampler 'heun' is unknown; known are ddim"),
+        ({"sampler": "lcm", "steps": 60}, "steps is 60; 1 to 50"),
     ],
 )
 def test_a_card_that_makes_no_sense_is_refused(copied: Path, changes: dict[str, Any], said: str) -> None:
