@@ -69,6 +69,20 @@ def add_model_commands(group: click.Group, settings: Callable[[click.Context], S
 
         click.echo(f"wrote {out}, digest {convert_model(model, out, precision)}")
 
+    @group.command("average")
+    @click.argument("first", type=_PLACE)
+    @click.argument("second", type=_PLACE)
+    @click.option("--out", required=True, type=_PLACE, help="Model folder to write; it must not exist.")
+    def average(first: Path, second: Path, out: Path) -> None:
+        """Write the mean of FIRST and SECOND, a model and what a further training made of it.
+
+        It is often better than both (docs/training.md). They may differ in their weights only, and not in their VAE.
+        Its gate has no bars until calibrate-gate sets them.
+        """
+        from face0_worker.render.average import average_models
+
+        click.echo(f"wrote {out}, digest {average_models(first, second, out)}")
+
     _add_adapter_commands(group, settings)
 
 
