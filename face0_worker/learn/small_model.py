@@ -41,9 +41,10 @@ from face0_worker.render.card import read_json
 
 LATENT_FACE = "likeness.safetensors"
 LIKENESS = 0.5
-# guidance in the first steps costs likeness and an evaluation each (the sweep in docs/evaluation.md;
-# Kynkaanniemi et al. 2024, arXiv 2404.07724, limit it so)
-GUIDANCE = {"w": 3.0, "c": 1.0, "a": 0.0, "start": 0.3, "stop": 1.0}
+# chosen by docs/evaluation.md: guidance in the first steps costs likeness and an evaluation each (Kynkaanniemi et al.
+# 2024, arXiv 2404.07724, limit it so), a share of the face alone gains some, and more steps gain nothing
+GUIDANCE = {"w": 3.0, "c": 0.7, "a": 1.0, "start": 0.3, "stop": 1.0}
+STEPS = 12
 
 CARD = """# {name}
 
@@ -214,7 +215,7 @@ def card_facts(
         "tokens": FACE_TOKENS,
         "mapper_width": shape.mapper_width,
         "guidance": dict(GUIDANCE),
-        "steps": 20,
+        "steps": STEPS,
         "size": shape.size,
         "training": {
             **facts,
