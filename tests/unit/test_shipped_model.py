@@ -92,8 +92,8 @@ def test_pictures_are_of_the_person_whose_photo_was_given(
     own = embedder.embed_photo(PERSON.read_bytes()).embedding
     found = [embedder.find(Image.fromarray(pixels)) for pixels in pictures.values()]
     alike = [embedder.similarity(own, faces[0].embedding) for faces in found if faces]
-    # they are like the own photo at 0.52, and like those of 96 strangers at 0.35, of nine in ten at less than 0.46
-    assert float(np.mean(alike)) > 0.46
+    # they are like the own photo at 0.61, and like those of 96 strangers at 0.38, of nine in ten at less than 0.49
+    assert float(np.mean(alike)) > 0.5
 
 
 def test_its_mapper_tells_the_denoiser_all_that_tells_faces_apart() -> None:
