@@ -19,6 +19,8 @@ from face0_worker.render.loading import survey_model
 from face0_worker.render.survey import Survey, check_fit, needs_face
 
 _CARD = Path("face0") / "face0.json"
+# which token stands for which word: in one file, or in two, or both
+_WORDS = ("tokenizer.json", "vocab.json", "merges.txt")
 # what a config says of how it was written, and not of the model
 _WRITTEN = frozenset({"_name_or_path", "_diffusers_version", "transformers_version", "_commit_hash"})
 
@@ -67,6 +69,10 @@ def _check_alike(mine: Survey, theirs: Survey) -> None:
         raise BadInput(
             f"{named} have different parts, or the same in another shape; only models of one kind are averaged"
         )
+    for path in sorted(theirs.place.glob("tokenizer*/*")):
+        other = mine.place / path.relative_to(theirs.place)
+        if path.name in _WORDS and other.is_file() and other.read_bytes() != path.read_bytes():
+            raise BadInput(f"{other} and {path} differ: a token means another word to each, and nothing to their mean")
     for name in ("embedder", "tokens", "mapper_width", "size"):
         if mine.card_data.get(name) != theirs.card_data.get(name):
             raise BadInput(f"{named} have another {name} each; only models of one kind are averaged")

@@ -34,6 +34,12 @@ def tell(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def other_words(folder: Path) -> None:
+    for path in (folder / "tokenizer").glob("*.json"):
+        if path.name in ("tokenizer.json", "vocab.json"):
+            path.write_text(path.read_text() + "\n")
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     """A model, and what a training made of it: all that learns is another, the VAE is the same."""
@@ -78,6 +84,7 @@ def test_each_weight_is_half_of_each_and_the_card_tells_both(pair: tuple[Path, P
         (lambda folder: edit(folder / VAE, lambda value: value + 0.01), "latents of one VAE mean nothing to another"),
         (lambda folder: tell(folder, embedder={"name": "x", "digest": "1" * 64, "dimension": 128}), "another embedder"),
         (lambda folder: tell(folder, size=128), "another size"),
+        (lambda folder: other_words(folder), "a token means another word to each"),
         (lambda folder: tell(folder, format=2, loras=[{"file": "a.safetensors", "scale": 1.0}]), "a.safetensors"),
         (lambda folder: shutil.rmtree(folder / "unet"), "unet"),
     ],
