@@ -21,6 +21,7 @@ from face0_worker.contract.job import Guidance
 from face0_worker.render.conditioning import Conditioning, Context
 from face0_worker.render.euler import ScaledEuler
 from face0_worker.render.guidance import combine, place_rows, plan_rows
+from face0_worker.render.sampler_rules import check_sampler, pure_noise
 from face0_worker.render.tensors import to_device
 
 Predict = Callable[[Tensor, Tensor, Context], Tensor]
@@ -47,22 +48,8 @@ def make_scheduler(config: Mapping[str, Any], sampler: str, steps: int) -> Any:
     Raises: BadInput: an unknown sampler, one that this model can't have, or a number of steps that the schedule
     can't make.
     """
-    if sampler not in SAMPLERS:
-        raise BadInput(f"sampler {sampler!r} is unknown; known are {', '.join(SAMPLERS)}")
-    pure_noise = bool(config.get("rescale_betas_zero_snr"))
-    if pure_noise and config.get("prediction_type", "epsilon") == "epsilon":
-        raise BadInput(
-            "the model's scheduler is rescaled to pure noise (rescale_betas_zero_snr), where predicting the noise says "
-            "nothing of the picture; its prediction_type has to be v_prediction"
-        )
-    if pure_noise and sampler == "dpmpp_2m_karras":
-        # from sigma 4096, more than half of 20 steps lie above 80, where a picture has no shape yet, and the few and
-        # long ones below magnify rounding past promise P10
-        raise BadInput("sampler dpmpp_2m_karras does not suit a model trained to pure noise; use dpmpp_2m")
+    check_sampler(config, sampler, steps)
     train_steps = int(config.get("num_train_timesteps", 1000))
-    most = min(train_steps, int(config.get("original_inference_steps", 50))) if sampler == "lcm" else train_steps
-    if not 1 <= steps <= most:
-        raise BadInput(f"steps is {steps}; 1 to {most} can be made with this model and sampler {sampler}")
     kind, options = SAMPLERS[sampler]
     # as StableDiffusionPipeline corrects outdated configs; latents are never clipped to [-1, 1]
     scheduler = kind.from_config(dict(config), steps_offset=1, clip_sample=False, **options)
@@ -71,7 +58,7 @@ def make_scheduler(config: Mapping[str, Any], sampler: str, steps: int) -> Any:
     if made != steps or last < 0 or first > train_steps - 1:
         # diffusers rounds some numbers of steps to one step more, or past the schedule's end
         raise BadInput(f"{steps} steps don't divide this model's schedule with sampler {sampler}; take one or two less")
-    if pure_noise and sampler in ("euler", "euler_ancestral"):
+    if pure_noise(config) and sampler in ("euler", "euler_ancestral"):
         return ScaledEuler(scheduler, ancestral=sampler == "euler_ancestral")
     return scheduler
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from face0_worker.contract.errors import BadInput, ModelMissing
 from face0_worker.render.card import Card, parse_card, read_json
+from face0_worker.render.sampler_rules import check_sampler
 from face0_worker.render.weight_files import Header, Stored, check_contents, find_weights, read_header
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -227,6 +228,11 @@ def check_fit(survey: Survey) -> None:
         raise BadInput(
             f"model {survey.place}: prediction_type {prediction!r} is not supported; {' and '.join(PREDICTIONS)} are"
         )
+    if survey.card is not None:
+        try:
+            check_sampler(survey.configs["scheduler"], survey.card.sampler, survey.card.steps)
+        except BadInput as error:
+            raise BadInput(f"model {survey.place}: face0.json's {error}") from error
 
 
 def _pairs(survey: Survey) -> Iterator[tuple[str, object, str, object]]:

@@ -81,6 +81,9 @@ def test_inspect_says_why_a_model_would_not_load_and_whether_it_is_allowed(run: 
     assert "no: model" in out
     assert "mapper's output is 96" in out
     assert "allowed_models does not name this digest" in out
+    card.write_text(json.dumps({**json.loads(card.read_text()), "tokens": 3, "sampler": "lcm", "steps": 60}))
+    code, out, _ = run("model", "inspect", folder, "--json")
+    assert "face0.json's steps is 60; 1 to 50 can be made" in json.loads(out)["problem"]
     shutil.rmtree(folder / "face0")
     code, out, _ = run("model", "inspect", folder, "--json")
     assert "no face mapper" in json.loads(out)["problem"]

@@ -143,6 +143,7 @@ def test_parts_of_different_models_are_refused_with_both_numbers(copied: Path, t
         ({"size": 60}, "size"),
         ({"sampler": "heun"}, "sampler 'heun' is unknown; known are ddim"),
         ({"sampler": "lcm", "steps": 60}, "steps is 60; 1 to 50"),
+        ({"steps": 61}, "take one or two less"),
     ],
 )
 def test_a_card_that_makes_no_sense_is_refused(copied: Path, changes: dict[str, Any], said: str) -> None:
