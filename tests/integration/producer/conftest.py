@@ -11,7 +11,8 @@ from face0_worker.records.ledger import Ledger
 from face0_worker.settings import Settings
 from producer.init import init
 from producer.services import Services
-from tests.integration.producer.plain_worker import offer
+from tests.integration.producer.plain_worker import grant, offer
+from tests.integration.producer.shop import Shop
 
 
 @pytest.fixture
@@ -29,3 +30,11 @@ def services(settings: Settings) -> Iterator[Services]:
     with Services(settings) as opened:
         offer(opened)
         yield opened
+
+
+@pytest.fixture
+def shop(services: Services) -> Iterator[Shop]:
+    """Somebody who runs nights, with the consent c1."""
+    grant(services.ledger)
+    with Services(services.settings) as worker:
+        yield Shop(services, worker)

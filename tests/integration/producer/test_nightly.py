@@ -2,101 +2,31 @@
 
 from __future__ import annotations
 
-import random
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
 from face0_worker.contract.consent import ConsentRecord, Purpose
 from face0_worker.contract.consent_terms import Terms
-from face0_worker.contract.errors import BadInput, VerificationFailed
-from face0_worker.contract.job import Priority, RenderItem
-from face0_worker.records import catalogue_runs, catalogues, consents
-from face0_worker.records.catalogue_pointer import Entry, Pointer, read_entries, read_pointer
+from face0_worker.contract.job import Priority
+from face0_worker.records import catalogue_runs, consents
 from face0_worker.records.progress import JobStatus, job_status, list_jobs
-from face0_worker.records.storage import pointer_key
 from face0_worker.records.tables import audit_outbox
 from face0_worker.records.tables import commits as commits_table
 from producer.consent import enrolment
-from producer.demo import PERSON
 from producer.nightly import Order, preview, run_night
-from producer.nights.outcome import check_entries
 from producer.nights.plan import Share
 from producer.nights.report import Night
 from producer.services import Services
-from producer.sources import Source, photo_files
+from producer.sources import Source
 from tests.integration.producer.plain_worker import grant, render_everything
+from tests.integration.producer.shop import Shop, item, some
 
 pytestmark = pytest.mark.services
-
-
-def item(sku: str, prompt: str = "a red shirt", **fields: Any) -> RenderItem:
-    """One line of a list; its seed is its SKU's number."""
-    return RenderItem(sku, prompt, seed=int(sku[1:] or 0), width=64, height=64, steps=4, **fields)
-
-
-def some(*numbers: int, prompt: str = "a red shirt") -> tuple[RenderItem, ...]:
-    """Lines of SKUs with these numbers."""
-    return tuple(item(f"s{number}", prompt) for number in numbers)
-
-
-def open_photo() -> Source:
-    """The sample person's photo."""
-    return photo_files([PERSON])
-
-
-class Shop:
-    """Somebody who runs nights; a worker renders while they wait."""
-
-    def __init__(self, services: Services, worker: Services) -> None:
-        """`worker`: the same installation as another process sees it."""
-        self.services, self.worker = services, worker
-        self.rendered = 0
-
-    def order(self, *lists: tuple[str, Sequence[RenderItem]], **more: Any) -> Order:
-        """An order for (consent id, items) pairs."""
-        shares = tuple(Share(consent_id, tuple(items), open_photo) for consent_id, items in lists)
-        return Order("autumn", shares, **more)
-
-    def night(self, *lists: tuple[str, Sequence[RenderItem]], fail: str = "", **more: Any) -> Night:
-        """Run one night to its end; the item of SKU `fail` fails."""
-        self.rendered = 0
-
-        def work(_: Sequence[JobStatus]) -> None:
-            self.rendered += render_everything(self.worker, fail=fail)
-
-        return run_night(self.services, self.order(*lists, **more), work, poll_s=0.01)
-
-    def pointer(self) -> Pointer | None:
-        """What the pointer says."""
-        return read_pointer(self.services.storage, self.services.signer.public_key, "autumn")
-
-    def shown(self) -> list[Entry]:
-        """The entries of the published manifest, every picture of it verified."""
-        pointer = self.pointer()
-        if pointer is None:
-            return []
-        entries = list(read_entries(self.services.storage, self.services.signer.public_key, pointer.manifest))
-        assert [str(problem) for _, problem in check_entries(self.services, entries) if problem] == []
-        assert pointer.total == len(entries)
-        return entries
-
-    def skus(self) -> list[str]:
-        """The published SKUs in the order of the manifest."""
-        return [entry.sku for entry in self.shown()]
-
-
-@pytest.fixture
-def shop(services: Services) -> Iterator[Shop]:
-    grant(services.ledger)
-    with Services(services.settings) as worker:
-        yield Shop(services, worker)
 
 
 def test_the_second_night_renders_exactly_what_changed(shop: Shop) -> None:
@@ -300,7 +230,7 @@ def test_an_open_run_whose_deadline_has_passed_is_closed_and_a_new_one_begins(sh
         run_night(shop.services, order, _interrupt, clock=lambda: begin)
     tomorrow = begin + timedelta(hours=24)
     again = replace(order, deadline=tomorrow + timedelta(hours=8))
-    night = run_night(shop.services, again, lambda _: _render(shop), clock=lambda: tomorrow)
+    night = run_night(shop.services, again, shop.work, clock=lambda: tomorrow)
     assert (night.run.state, shop.skus()) == ("published", ["s0", "s1"])
     states = [run.state for run in catalogue_runs.history(shop.services.ledger, "autumn")]
     assert states == ["published", "published", "published"]  # the one in the middle with what was complete
@@ -327,103 +257,6 @@ def _interrupt(_: Sequence[JobStatus]) -> None:
     raise KeyboardInterrupt
 
 
-def _render(shop: Shop) -> None:
-    render_everything(shop.worker)
-
-
-# ---- consent against the pointer
-
-
-def test_a_consent_that_ends_while_the_manifest_is_written_is_left_out(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grant(shop.services.ledger, "c2")
-    put = shop.services.storage.put
-
-    def put_and_revoke(key: str, data: bytes, *, if_absent: bool = True) -> bool:
-        if "/root-" in key:
-            consents.revoke(shop.worker.ledger, "c2")
-        return put(key, data, if_absent=if_absent)
-
-    monkeypatch.setattr(shop.services.storage, "put", put_and_revoke)
-    night = shop.night(("c1", some(1)), ("c2", some(2, 3)))
-    assert shop.skus() == ["s1"]
-    assert (night.counts.refused, night.counts.done, night.exit_code) == (2, 1, 3)
-
-
-def test_a_revoked_consent_leaves_every_catalogue_that_names_it(shop: Shop) -> None:
-    services = shop.services
-    grant(services.ledger, "c2")
-    shop.night(("c1", some(1)), ("c2", some(2)))
-    others = (Share("c2", some(7), open_photo),)
-    run_night(services, replace(shop.order(), catalogue="winter", shares=others), lambda _: _render(shop))
-    mine = (Share("c1", some(8), open_photo),)
-    run_night(services, replace(shop.order(), catalogue="summer", shares=mine), lambda _: _render(shop))
-    consents.revoke(services.ledger, "c2")
-    office = services.ledger, services.storage, services.signer
-    assert catalogues.supersede(*office, "c2") == ("autumn", "winter")
-    assert shop.skus() == ["s1"]
-    winter = read_pointer(services.storage, services.signer.public_key, "winter")
-    assert winter is not None
-    assert (winter.total, winter.consents) == (0, ())
-    assert catalogues.supersede(*office, "c2") == ()
-    everything = [services.storage.get(key) for key in services.storage.list("catalogues/") if key.endswith("jsonl")]
-    assert everything
-    assert not any(b'"c2"' in data for data in everything)
-
-
-def test_a_revoked_consent_leaves_the_manifests_of_earlier_nights_too(shop: Shop) -> None:
-    grant(shop.services.ledger, "c2")
-    office = shop.services.ledger, shop.services.storage, shop.services.signer
-    shop.night(("c1", some(1)), ("c2", some(2)))
-    shop.night(("c1", some(1, 3)), ("c2", some(2)))
-    shop.night(("c1", some(1, 3)))
-    consents.revoke(shop.services.ledger, "c2")
-    assert catalogues.supersede(*office, "c2") == ("autumn",)
-    assert shop.skus() == ["s1", "s3"]
-    assert not any(b'"c2"' in shop.services.storage.get(key) for key in shop.services.storage.list("catalogues/"))
-    assert len([key for key in shop.services.storage.list("catalogues/") if "/root-" in key]) == 1
-    with pytest.raises(BadInput, match="has no manifest before"):
-        catalogues.rollback(*office, "autumn")
-
-
-def test_rollback_shows_what_was_shown_before_and_twice_undoes_it(shop: Shop) -> None:
-    grant(shop.services.ledger, "c2")
-    office = shop.services.ledger, shop.services.storage, shop.services.signer
-    with pytest.raises(BadInput, match="has no manifest before"):
-        catalogues.rollback(*office, "autumn")
-    shop.night(("c1", some(1)), ("c2", some(2)))
-    shop.night(("c1", some(3)))
-    catalogues.rollback(*office, "autumn")
-    assert shop.skus() == ["s1", "s2"]
-    catalogues.rollback(*office, "autumn")
-    assert shop.skus() == ["s3"]
-    consents.revoke(shop.services.ledger, "c2")
-    catalogues.rollback(*office, "autumn")
-    assert shop.skus() == ["s1"]
-    # the next night follows the lists again, though they are those of the last
-    assert shop.night(("c1", some(3))).run.state == "published"
-    assert shop.skus() == ["s3"]
-
-
-def test_a_changed_pointer_or_manifest_is_noticed(shop: Shop) -> None:
-    shop.night(("c1", some(1)))
-    pointer, storage = shop.pointer(), shop.services.storage
-    assert pointer is not None
-    signed = storage.get(pointer.manifest.key)
-    storage.put(pointer.manifest.key, signed.replace(b"autumn", b"winter") + b" ", if_absent=False)
-    with pytest.raises(VerificationFailed, match="not the one that the pointer names"):
-        shop.shown()
-    storage.put(pointer.manifest.key, signed, if_absent=False)
-    (shard,) = (key for key in storage.list("catalogues/") if key.endswith(".jsonl"))
-    storage.put(shard, storage.get(shard).replace(b"s1", b"s2"), if_absent=False)
-    with pytest.raises(VerificationFailed, match="not as it was signed"):
-        shop.shown()
-    storage.put(pointer_key("autumn"), b"{}", if_absent=False)
-    with pytest.raises(VerificationFailed, match="pointer of catalogue autumn"):
-        shop.pointer()
-
-
 def _render_one(services: Services) -> None:
     """Let the worker get one item and no more."""
     from face0_worker.queue.dispatch import dispatch
@@ -440,76 +273,3 @@ def _render_one(services: Services) -> None:
     assert claim is not None
     plain_worker._render(services, Signer.open(keys_folder(services.settings)), claim, claim.items[0], "")
     attempts.finish_attempt(services.ledger, claim.attempt_id, claim.token)
-
-
-# ---- a night that is cut short
-
-
-class Killed(BaseException):
-    """The process ended here."""
-
-
-class Mortal:
-    """Counts every write to storage and every transaction, and dies at one of them: before it, or after."""
-
-    def __init__(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.steps: list[str] = []
-        self.die_at = -1
-        self.after = False
-        put, transaction = services.storage.put, services.ledger.transaction
-
-        def dying_put(key: str, data: bytes, *, if_absent: bool = True) -> bool:
-            with self._step(f"put {key.split('/')[0]}"):
-                return put(key, data, if_absent=if_absent)
-
-        @contextmanager
-        def dying_transaction() -> Iterator[Connection]:
-            with self._step("transaction"), transaction() as connection:
-                yield connection
-
-        monkeypatch.setattr(services.storage, "put", dying_put)
-        monkeypatch.setattr(services.ledger, "transaction", dying_transaction)
-
-    @contextmanager
-    def _step(self, what: str) -> Iterator[None]:
-        mine = len(self.steps)
-        self.steps.append(what)
-        if mine == self.die_at and not self.after:
-            raise Killed
-        yield
-        if mine == self.die_at:
-            raise Killed
-
-    def live(self) -> None:
-        """Die no more."""
-        self.die_at = -1
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_any_write_the_pointer_names_a_whole_manifest_and_the_same_command_goes_on(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, after: bool
-) -> None:
-    shop.night(("c1", some(0, 1)))
-    mortal = Mortal(shop.services, monkeypatch)
-    shop.night(("c1", some(0, 1, 2)))
-    steps = len(mortal.steps)
-    moments = random.Random(20261127).sample(range(steps), 4)
-    moments += [number for number, what in enumerate(mortal.steps) if what == "put catalogues"]
-    for number, moment in enumerate(moments):
-        lines = (*some(0, 1), item(f"s{100 + number}"))
-        before = shop.skus()
-        mortal.steps, mortal.die_at, mortal.after = [], moment, after
-        died = False
-        try:
-            shop.night(("c1", lines))
-        except Killed:
-            died = True
-        mortal.live()
-        assert died
-        assert shop.skus() in (before, [line.sku for line in lines])
-        night = shop.night(("c1", lines))
-        assert night.exit_code == 0
-        assert shop.skus() == [line.sku for line in lines]
-        assert catalogue_runs.find_open(shop.services.ledger, "autumn") is None
-    jobs = [job for job in list_jobs(shop.services.ledger, 1000) if job.catalogue == "autumn"]
-    assert len(jobs) == len(moments) + 2, "a job was made twice"
