@@ -232,7 +232,13 @@ def check_fit(survey: Survey) -> None:
         try:
             check_sampler(survey.configs["scheduler"], survey.card.sampler, survey.card.steps)
         except BadInput as error:
-            raise BadInput(f"model {survey.place}: face0.json's {error}") from error
+            raise BadInput(
+                f"model {survey.place}: what face0.json says where a list says nothing can't be made: {error}"
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"model {survey.place}: the scheduler's config makes no sense ({error}); copy the model again"
+            ) from error
 
 
 def _pairs(survey: Survey) -> Iterator[tuple[str, object, str, object]]:

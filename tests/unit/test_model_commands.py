@@ -83,7 +83,11 @@ def test_inspect_says_why_a_model_would_not_load_and_whether_it_is_allowed(run: 
     assert "allowed_models does not name this digest" in out
     card.write_text(json.dumps({**json.loads(card.read_text()), "tokens": 3, "sampler": "lcm", "steps": 60}))
     code, out, _ = run("model", "inspect", folder, "--json")
-    assert "face0.json's steps is 60; 1 to 50 can be made" in json.loads(out)["problem"]
+    assert "steps is 60; 1 to 50 can be made" in json.loads(out)["problem"]
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "num_train_timesteps": "many"}))
+    code, out, _ = run("model", "inspect", folder, "--json")
+    assert "the scheduler's config makes no sense" in json.loads(out)["problem"]
     shutil.rmtree(folder / "face0")
     code, out, _ = run("model", "inspect", folder, "--json")
     assert "no face mapper" in json.loads(out)["problem"]
